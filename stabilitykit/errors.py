@@ -1,0 +1,33 @@
+"""Errors a user can act on: one sentence that says what, where, and what to do; each knows its exit code."""
+
+from __future__ import annotations
+
+
+class StabilityError(Exception):
+    """Base of every error stabilitykit raises on purpose.
+
+    `exit_code` is what a command returns for it; `verdict` is what a check is filed as when a test meets it.
+    """
+
+    exit_code = 3
+    verdict = "invalid"
+
+
+class UsageError(StabilityError, ValueError):
+    """The request cannot be meant: unknown name, empty prompt, zero direction, contradictory options."""
+
+    exit_code = 2
+
+
+class UnreadableError(StabilityError, OSError):
+    """A file, folder, model or package is missing, damaged, or not what its digest promises."""
+
+
+class InvalidError(StabilityError, ArithmeticError):
+    """A non-finite value where a number is needed; no statistic is computed from it."""
+
+
+class UnsupportedError(StabilityError):
+    """A correct subject that this question cannot be asked of; the sentence names the reason."""
+
+    verdict = "unsupported"

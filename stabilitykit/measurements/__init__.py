@@ -1,0 +1,1 @@
+"""One question per file: a frozen dataclass that measures a subject and returns a result."""

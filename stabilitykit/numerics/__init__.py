@@ -1,0 +1,1 @@
+"""Exact floating-point arithmetic on tensors: bits, differences, the input lattice, spectra, bounds."""

@@ -1,0 +1,1 @@
+"""Rows, csv and html: what people look at."""
