@@ -22,9 +22,7 @@ class StabilityFailure(AssertionError):  # noqa: N818 - pytest prints the name; 
 StabilityFailure.__module__ = "stabilitykit"
 
 
-def render(
-    result: Result, bounds: Mapping[str, Bound], broken: Sequence[str], commands: Sequence[str] = ()
-) -> str:
+def render(result: Result, bounds: Mapping[str, Bound], broken: Sequence[str], commands: Sequence[str] = ()) -> str:
     """Return the message: a first line that stands alone, the table, worst place, noise, causes, commands.
 
     At most 15 lines; the first says measurement, metric, observed, limit, subject and numeric setting, since
@@ -61,10 +59,7 @@ def _table(result: Result, bounds: Mapping[str, Bound]) -> list[str]:
         limit = str(bounds[name]) if name in bounds else "-"
         rows.append((name, reading.metric.format(reading.value), limit, reading.unit))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [
-        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
-        for row in rows
-    ]
+    return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip() for row in rows]
 
 
 def _noise(result: Result) -> str:

@@ -45,9 +45,7 @@ class Bound:
             return cls(match[1], _number(match[2], bound))
         if isinstance(bound, int | float) and not isinstance(bound, bool):
             return cls(">=" if reading.metric.better == "higher" else "<=", _number(bound, bound))
-        raise UsageError(
-            f"limit {reading.metric.name}={bound!r}: write a number or a comparison such as '<= 4'"
-        )
+        raise UsageError(f"limit {reading.metric.name}={bound!r}: write a number or a comparison such as '<= 4'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +83,7 @@ def select(limits: tuple[Limit, ...], check: str, readings: Mapping[str, Reading
         if not limit.applies(check):
             continue
         if limit.metric not in readings:
-            raise UsageError(
-                f"limit {limit}: unknown metric {limit.metric!r}; {check} reports {', '.join(readings)}"
-            )
+            raise UsageError(f"limit {limit}: unknown metric {limit.metric!r}; {check} reports {', '.join(readings)}")
         chosen[limit.metric] = limit.bound
     return chosen
 

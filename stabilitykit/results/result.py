@@ -103,9 +103,7 @@ class Result:
     @property
     def title(self) -> str:
         """The measurement with its parameters, e.g. `BatchInvariance(sizes=(2, 8))`."""
-        return (
-            f"{self.measurement}({', '.join(f'{k}={v}' for k, v in self.parameters.items() if _is_short(v))})"
-        )
+        return f"{self.measurement}({', '.join(f'{k}={v}' for k, v in self.parameters.items() if _is_short(v))})"
 
     def frame(self) -> pd.DataFrame:
         """Return the tidy rows as a pandas frame."""
@@ -128,9 +126,7 @@ class Result:
         bounds: dict[str, Bound] = {}
         for name, bound in limits.items():
             if name not in self.readings:
-                raise UsageError(
-                    f"unknown metric {name!r}; {self.measurement} reports {', '.join(self.readings)}"
-                )
+                raise UsageError(f"unknown metric {name!r}; {self.measurement} reports {', '.join(self.readings)}")
             bounds[name] = Bound.parse(bound, self.readings[name])
         broken = [name for name, bound in bounds.items() if not bound.holds(self.readings[name].value)]
         if broken:
@@ -150,9 +146,7 @@ class Result:
             "subject": to_plain(dict(self.subject)),
             "environment": to_plain(dict(self.environment)),
             "execution": {name: getattr(self.execution, name) for name in Execution.__dataclass_fields__},
-            "worst": None
-            if self.worst is None
-            else [getattr(self.worst, n) for n in Worst.__dataclass_fields__],
+            "worst": None if self.worst is None else [getattr(self.worst, n) for n in Worst.__dataclass_fields__],
             "noise": self.noise,
             "causes": list(self.causes),
         }

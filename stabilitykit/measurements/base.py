@@ -1,0 +1,122 @@
+"""The abstract measurement: one question, its parameters as frozen fields, and what every answer is wrapped in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stabilitykit.numerics.digest import digest
+from stabilitykit.results.metric import Metric, Reading, readings
+from stabilitykit.results.plain import to_plain
+from stabilitykit.results.result import Execution, Result, Row, Worst
+from stabilitykit.subjects.environment import environment
+from stabilitykit.subjects.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a measurement will take, in rows: an upper bound stated before the work starts."""
+
+    forwards: int = 0
+    backwards: int = 0
+    screened: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add two costs."""
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards, self.screened + other.screened)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a measurement found, before it is wrapped with where and at what cost."""
+
+    values: Mapping[str, float | Reading]
+    sentence: str
+    verdict: str = "measured"
+    rows: tuple[Row, ...] = ()
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    worst: Worst | None = None
+    noise: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement(ABC):
+    """One question asked of a subject.
+
+    A subclass is a frozen dataclass whose fields are its parameters, with a docstring of formula, shapes, units,
+    errors, cost and source. It declares `metrics` (the schema of its readings), `causes` (what a failure usually
+    means), `gate` (whether it fails on its own), `requires` (the limits that hold it to its ideal, applied when it
+    is a gate), and implements `find` and `cost`.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    causes: ClassVar[tuple[str, ...]] = ()
+    gate: ClassVar[bool] = False
+    requires: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def find(self, subject: Subject) -> Finding:
+        """Answer the question about one subject."""
+
+    @abstractmethod
+    def cost(self, subject: Subject) -> Cost:
+        """Return an upper bound on the rows this will run, without running any."""
+
+    @final
+    def measure(self, subject: Subject) -> Result:
+        """Answer the question and record what ran, where, and at what cost."""
+        before = vars(subject.counter).copy()
+        start = time.perf_counter()
+        finding = self.find(subject)
+        spent = {name: count - before[name] for name, count in vars(subject.counter).items()}
+        return Result(
+            measurement=type(self).__name__,
+            check_id=self.check_id(),
+            verdict=finding.verdict,
+            sentence=finding.sentence,
+            readings=readings(self.metrics, finding.values),
+            rows=finding.rows,
+            arrays=finding.arrays,
+            parameters=self.parameters(),
+            subject=subject.describe(),
+            environment=environment(getattr(subject, "loaded", None)),
+            execution=Execution(**spent, seconds=time.perf_counter() - start),
+            worst=finding.worst,
+            noise=finding.noise,
+            causes=self.causes,
+        )
+
+    @classmethod
+    def check_id(cls) -> str:
+        """Return the class name in snake case, which limits and baselines name."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the fields as JSON-plain values; tensors and arrays by shape and digest."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+    @property
+    def identity(self) -> str:
+        """Digest of class and parameters: equal exactly when the same question is asked."""
+        text = json.dumps([type(self).__name__, to_plain(self.parameters())], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return f"tensor{tuple(value.shape)}:{digest(value)[:12]}"
+    if isinstance(value, np.ndarray):
+        return f"array{value.shape}:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]}"
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,71 @@
+"""The one verb: ask one question of one subject, or of many with that axis in the result's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+
+from stabilitykit.errors import UsageError
+from stabilitykit.measurements.base import Measurement
+from stabilitykit.measurements.progress import progress_to, terminal
+from stabilitykit.results.metric import Reading
+from stabilitykit.results.result import Execution, Result
+from stabilitykit.subjects.subject import Subject
+
+
+def measure(measurement: Measurement, subject: Subject | Iterable[Subject], *, progress: bool | None = None) -> Result:
+    """Return the result of `measurement` on a subject, or on several as one result.
+
+    For several, each row gains a `subject` column (the prompt's name where there is one), and each reading is the
+    worst over the subjects, with the subject in its place. `progress`: True draws bars on stderr, False never, None
+    where a person is watching. UsageError for an empty list.
+    """
+    import sys
+
+    stream = terminal() if progress is None else (sys.stderr if progress else None)
+    with progress_to(stream):
+        if isinstance(subject, Subject):
+            return measurement.measure(subject)
+        return combine([measurement.measure(one) for one in subject])
+
+
+def combine(results: Sequence[Result]) -> Result:
+    """Return one result over several subjects of one measurement: worst readings, all rows, summed costs."""
+    if not results:
+        raise UsageError("no subject was given; measure needs at least one")
+    if len(results) == 1:
+        return results[0]
+    worst_verdict = max(results, key=lambda result: _SEVERITY.get(result.verdict, 0))
+    names = [str(result.subject.get("prompt", result.subject.get("name", ""))) for result in results]
+    return replace(
+        worst_verdict,
+        sentence=f"Over {len(results)} subjects; the worst: {worst_verdict.sentence}",
+        readings=_worst_readings(results, names),
+        rows=tuple(
+            {"subject": name, **row} for name, result in zip(names, results, strict=True) for row in result.rows
+        ),
+        arrays={
+            f"{index:03d}/{key}": array for index, result in enumerate(results) for key, array in result.arrays.items()
+        },
+        execution=_sum([result.execution for result in results]),
+    )
+
+
+_SEVERITY = {"pass": 0, "measured": 0, "skipped": 1, "unsupported": 2, "differs": 3, "fail": 4, "invalid": 5}
+
+
+def _worst_readings(results: Sequence[Result], names: Sequence[str]) -> Mapping[str, Reading]:
+    chosen: dict[str, Reading] = {}
+    for key in results[0].readings:
+        placed = [
+            replace(result.readings[key], place={**result.readings[key].place, "subject": name})
+            for name, result in zip(names, results, strict=True)
+            if key in result.readings
+        ]
+        pick = min if placed[0].metric.better == "higher" else max
+        chosen[key] = pick(placed, key=lambda reading: reading.value)
+    return chosen
+
+
+def _sum(executions: Sequence[Execution]) -> Execution:
+    return Execution(**{f.name: sum(getattr(one, f.name) for one in executions) for f in fields(Execution)})

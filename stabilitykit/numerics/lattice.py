@@ -1,0 +1,259 @@
+"""The input lattice: at which steps s does the rounded input x(s) change, exactly, one float at a time.
+
+The perturbed input is the *evaluated* map, to the bit (rule "p64r")
+
+    x(s) := (x0.double() + s * d.double()).to(dtype)
+
+with two float64 roundings, one rounding to the dtype and no fused multiply-add. Every coordinate is a composition of
+monotone roundings, hence a monotone step function of s, and x(s) is constant between *breakpoints*. A breakpoint is a
+pair of adjacent float64 numbers: the last s with the old input and the first with the new one. Real arithmetic
+(midpoint minus x0, over d) only seeds the search: rounding to even, and bfloat16's way through float32, decide on
+which side of it the pair lies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import InvalidError, UsageError
+from stabilitykit.numerics.bits import format_of, spacing, total_order
+from stabilitykit.numerics.rounding import Floats, Keys, keys_to_values, round_to_keys
+
+Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# With this many floats within one typical step a coordinate's breakpoints cannot all be listed.
+_DENSE = 1 << 16
+_CHUNK = 16
+_PER_OCTAVE = 2
+_OCTAVES = 8
+
+
+def _p64r(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
+    return (x0.double() + s * d.double()).to(x0.dtype)
+
+
+def _p32(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
+    return (x0.float() + s.float() * d.float()).to(x0.dtype)
+
+
+def _native(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
+    return x0 + s.to(x0.dtype) * d.to(x0.dtype)
+
+
+RULES: dict[str, Rule] = {"p64r": _p64r, "p32": _p32, "native": _native}
+"""The evaluated maps: float64 then one rounding (default), float32 throughout, the dtype throughout."""
+
+
+def perturb(x0: Tensor, direction: Tensor, s: float | Tensor, rule: str = "p64r") -> Tensor:
+    """Return x(s) = x0 + s * direction as the rule evaluates it, in x0's dtype, on the CPU.
+
+    `x0` and `direction` are (H,); `s` is a float or (K,), giving (H,) or (K, H). The product is a tensor of its own,
+    so no kernel can fuse it with the sum. UsageError for an unknown rule or different shapes. O(K H).
+    """
+    if rule not in RULES:
+        raise UsageError(f"rule {rule!r} is not one of {', '.join(RULES)}")
+    if x0.shape != direction.shape:
+        raise UsageError(f"the direction has shape {tuple(direction.shape)}, the input {tuple(x0.shape)}")
+    steps = torch.as_tensor(s, dtype=torch.float64)
+    moved: Tensor = RULES[rule](x0.cpu(), direction.cpu(), steps[..., None])
+    return moved
+
+
+class Cell(NamedTuple):
+    """One distinct input on a ray: the adjacent float64 pair where it begins and the coordinate that moves.
+
+    `coordinate` is the lowest of the coordinates that move there, or -1 for a sample of the dense coordinates,
+    whose `last_same` is then the step tested before it and not adjacent.
+    """
+
+    last_same: float
+    first_changed: float
+    coordinate: int
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The distinct inputs on the ray x0 + s d, s > 0, in order.
+
+    `x0` (H,) in the model's dtype; `direction` (H,) in any float dtype, used exactly as given. UsageError for a
+    zero direction or another shape, InvalidError for a non-finite one. The first 16 breakpoints at H = 576 take
+    under 1 ms.
+    """
+
+    x0: Tensor
+    direction: Tensor
+    rule: str = "p64r"
+
+    def __post_init__(self) -> None:
+        """Refuse what has no lattice, in one sentence."""
+        if self.rule not in RULES:
+            raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
+        if self.x0.shape != self.direction.shape or self.x0.dim() != 1:
+            shapes = f"{tuple(self.direction.shape)} and {tuple(self.x0.shape)}"
+            raise UsageError(f"direction and input have shapes {shapes}; both must be (H,)")
+        for name, vector in (("direction", self.direction), ("input", self.x0)):
+            if not bool(torch.isfinite(vector).all()):
+                where = int((~torch.isfinite(vector)).nonzero()[0])
+                raise InvalidError(f"the {name} is {vector[where].item()} at coordinate {where}; give finite numbers")
+        if not bool(self.direction.any()):
+            raise UsageError("the direction is zero: it moves no coordinate; give at least one that is not zero")
+
+    def at(self, s: float | Tensor) -> Tensor:
+        """Return x(s), (H,) for a float or (K, H) for (K,) steps."""
+        return perturb(self.x0, self.direction, s, self.rule)
+
+    @cached_property
+    def dense(self) -> list[int]:
+        """Moving coordinates whose floats are too dense to list: zeros and values near zero.
+
+        Dense means over 2**16 floats within the step that moves a coordinate of median size by half its spacing.
+        """
+        typical = float(spacing(torch.from_numpy(np.median(np.abs(self._x), keepdims=True)).to(self.x0.dtype)))
+        step = np.median(typical / 2 / np.abs(self._d[self._moving]))
+        crossed = np.abs(self._keys(step, self._moving) - self._origin[self._moving])
+        return [int(i) for i in self._moving[crossed > _DENSE]]
+
+    def cells(self, s_max: float = math.inf) -> Iterator[Cell]:
+        """Yield the breakpoints of all listable coordinates in order of s, up to s_max; lazily, in chunks."""
+        listable = np.setdiff1d(self._moving, np.array(self.dense, dtype=np.int64), assume_unique=True)
+        start, passed = 0.0, np.zeros(listable.size, dtype=np.int64)
+        while listable.size and start < s_max:
+            stop = min(self._reach(listable, passed, start), s_max)
+            reached = np.abs(self._keys(np.float64(stop), listable) - self._origin[listable])
+            yield from self._between(listable, passed, reached, (start, stop))
+            start, passed = stop, reached
+
+    def samples(self, s_max: float) -> Iterator[Cell]:
+        """Yield the cells merged with a geometric grid for the dense coordinates; without those, just the cells."""
+        grid = self._grid(s_max)
+        tested, pending = 0.0, next(grid, None)
+        for cell in self.cells(s_max):
+            while pending is not None and pending < cell.first_changed:
+                yield Cell(tested, pending, -1)
+                tested, pending = pending, next(grid, None)
+            yield cell
+            tested = cell.first_changed
+        while pending is not None:
+            yield Cell(tested, pending, -1)
+            tested, pending = pending, next(grid, None)
+
+    def _grid(self, s_max: float) -> Iterator[float]:
+        """Yield steps that sample the dense coordinates: one in eight octaves, then two an octave.
+
+        It begins where the first dense coordinate leaves its float and becomes fine one unit roundoff below the first
+        listable breakpoint: under that a dense coordinate is smaller than the roundoff of one roundoff.
+        """
+        if not self.dense:
+            return
+        finfo = torch.finfo(self.x0.dtype)
+        largest = float(np.abs(self._d[self.dense]).max())
+        step = max(finfo.smallest_normal * finfo.eps / 2 / largest, torch.finfo(torch.float64).tiny)
+        first = next(self.cells(s_max), None)
+        fine = finfo.eps * (first.first_changed if first else s_max)
+        while step <= s_max:
+            yield step
+            step *= 2 ** (1 / _PER_OCTAVE) if step >= fine else 2**_OCTAVES
+
+    @cached_property
+    def _x(self) -> Floats:
+        return np.asarray(self.x0.detach().cpu().double().numpy())
+
+    @cached_property
+    def _d(self) -> Floats:
+        return np.asarray(self.direction.detach().cpu().double().numpy())
+
+    @cached_property
+    def _moving(self) -> Keys:
+        return np.flatnonzero(self._d)
+
+    @cached_property
+    def _origin(self) -> Keys:
+        return np.asarray(total_order(self.x0.detach().cpu()).numpy())
+
+    def _keys(self, s: Floats | np.float64, coordinates: Keys) -> Keys:
+        """Return total-order keys of x(s) at the coordinates; s is one step or one for each of them."""
+        if self.rule == "p64r":
+            return round_to_keys(self._x[coordinates] + s * self._d[coordinates], self.x0.dtype)
+        chosen = torch.from_numpy(coordinates)
+        x0, d = self.x0.detach().cpu()[chosen], self.direction.detach().cpu()[chosen]
+        return np.asarray(total_order(RULES[self.rule](x0, d, torch.as_tensor(s))).numpy())
+
+    def _seed(self, coordinates: Keys, count: Keys | np.int64) -> Floats:
+        """Estimate the s of the count-th breakpoint of each coordinate from x0, in real arithmetic."""
+        x, d, dtype = self._x[coordinates], self._d[coordinates], self.x0.dtype
+        up = d > 0
+        far = self._origin[coordinates] + np.where(up, count, -count)
+        largest = format_of(dtype).largest
+        low, high = (
+            keys_to_values(np.clip(key, -1 - largest, largest), dtype) for key in (far - np.where(up, 1, -1), far)
+        )
+        # A tie goes to the even neighbour, and with it all that the rounding before the last one makes a tie.
+        slack = np.where((far % 2 == 0) == up, -1.0, 1.0) * _half_unit(low, dtype)
+        return ((low - x) + (high - low) / 2 + slack) / d
+
+    def _reach(self, coordinates: Keys, passed: Keys, start: float) -> float:
+        """Return a step beyond which about one chunk of breakpoints after `start` lies behind us."""
+        ahead = np.maximum(self._seed(coordinates, passed + 1), start)
+        rank = min(_CHUNK, ahead.size) - 1
+        return max(float(np.partition(ahead, rank)[rank]) * (1 + 1e-9), math.nextafter(start, math.inf))
+
+    def _between(self, coordinates: Keys, passed: Keys, reached: Keys, span: tuple[float, float]) -> Iterator[Cell]:
+        """Yield every breakpoint in (span], merged where several coordinates move at once."""
+        crossings = reached - passed
+        which = np.repeat(np.arange(coordinates.size), crossings)
+        if not which.size:
+            return
+        ordinal = np.arange(which.size) - np.repeat(np.cumsum(crossings) - crossings, crossings)
+        moved = coordinates[which]
+        first = self._locate(moved, passed[which] + ordinal + 1, span)
+        previous = -math.inf
+        for index in np.lexsort((moved, first)):
+            step = float(first[index])
+            if step != previous:
+                yield Cell(math.nextafter(step, 0.0), step, int(moved[index]))
+            previous = step
+
+    def _locate(self, coordinates: Keys, count: Keys, span: tuple[float, float]) -> Floats:
+        """Return the first float64 s in (span] at which each coordinate has moved `count` floats from x0.
+
+        Bisection over the keys of s (its bits, since s >= 0), bracketed by galloping from the seed.
+        """
+        origin = self._origin[coordinates]
+
+        def moved(key: Keys) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+            return np.asarray(np.abs(self._keys(key.view(np.float64), coordinates) - origin) >= count)
+
+        floor, ceiling = (int(np.float64(s).view(np.int64)) for s in span)
+        seed = np.clip(self._seed(coordinates, count), *span).view(np.int64)
+        low, high = np.maximum(seed - 2, floor), np.minimum(seed + 2, ceiling)
+        width = 4
+        while (wrong := moved(low) & (low > floor)).any():
+            low, width = np.where(wrong, np.maximum(low - width, floor), low), width * 16
+        width = 4
+        while (wrong := ~moved(high) & (high < ceiling)).any():
+            high, width = np.where(wrong, np.minimum(high + width, ceiling), high), width * 16
+        while (high - low > 1).any():
+            middle = low + (high - low) // 2
+            reached = moved(middle)
+            high, low = np.where(reached, middle, high), np.where(reached, low, middle)
+        return high.view(np.float64)
+
+
+def _half_unit(values: Floats, dtype: torch.dtype) -> Floats | float:
+    """Half a unit in the last place of the rounding that precedes the last one; float64 has none before it.
+
+    float32 is rounded from float64; bfloat16 and float16 from float32, through which torch converts them.
+    """
+    if dtype == torch.float64:
+        return 0.0
+    bits = 24 if dtype in (torch.bfloat16, torch.float16) else 53
+    half: Floats = np.ldexp(0.5, np.frexp(values)[1] - bits)
+    return half

@@ -1,0 +1,62 @@
+"""A linear map known only by its products: y = J x and x = J' y, in batches, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import UsageError
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class LinearMap:
+    """J (M, H) as two functions on rows: `forward` (k, H) -> (k, M) is v -> J v, `adjoint` is u -> J'u.
+
+    Vectors come and go as float64 on the CPU; what is inside may round to any dtype. `products` counts rows of both.
+    """
+
+    forward: Product
+    adjoint: Product
+    shape: tuple[int, int]
+    products: int = field(default=0, init=False)
+
+    @classmethod
+    def of_matrix(cls, matrix: Tensor) -> LinearMap:
+        """Wrap a dense J (M, H)."""
+        J = matrix.double()
+        return cls(lambda V: V @ J.T, lambda U: U @ J, (J.shape[0], J.shape[1]))
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """Return J v for each row of (k, H) or for one (H,)."""
+        return self._counted(self.forward, vectors, self.shape[1])
+
+    def apply_adjoint(self, vectors: Tensor) -> Tensor:
+        """Return J'u for each row of (k, M) or for one (M,)."""
+        return self._counted(self.adjoint, vectors, self.shape[0])
+
+    def dense(self, batch: int = 64) -> Tensor:
+        """Return J (M, H) in float64 from M adjoint products, `batch` rows at a time. Memory 8 M H bytes."""
+        identity = torch.eye(self.shape[0], dtype=torch.float64)
+        return torch.cat([self.apply_adjoint(rows) for rows in torch.split(identity, batch)])
+
+    def _counted(self, product: Product, vectors: Tensor, width: int) -> Tensor:
+        rows = vectors.reshape(-1, vectors.shape[-1]).double()
+        if rows.shape[1] != width:
+            raise UsageError(f"vectors of length {rows.shape[1]} do not fit a map of shape {self.shape}")
+        self.products += rows.shape[0]
+        return product(rows).double().cpu().reshape(*vectors.shape[:-1], -1)
+
+
+def adjoint_defect(linear_map: LinearMap, u: Tensor, v: Tensor) -> float:
+    """Return |<u, J v> - <J'u, v>| / (|u| |J v|), which is 0 for exact adjoints; two products.
+
+    NaN where J v = 0: such a v tells nothing.
+    """
+    Jv, Ju = linear_map.apply(v), linear_map.apply_adjoint(u)
+    scale = torch.linalg.vector_norm(u.double()) * torch.linalg.vector_norm(Jv)
+    return float((u.double() @ Jv - Ju @ v.double()).abs() / scale)

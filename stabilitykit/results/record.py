@@ -1,0 +1,67 @@
+"""What a test run keeps: one record a check, and the run they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stabilitykit.results.plain import from_plain, to_plain
+from stabilitykit.results.result import Result
+
+
+@dataclass(frozen=True)
+class Record:
+    """One check of a run: its result, its verdict after limits, and how to run it again.
+
+    `check_id` is stable across machines and root directories: `batch_invariance[smollm2-float32]`. `result` is None
+    where nothing was measured (unsupported, invalid, crash, skipped); `message` then says why in a sentence, and for a
+    failed gate it is the failure's text. `examples` counts the measurements merged into it (Hypothesis draws).
+    """
+
+    check_id: str
+    nodeid: str
+    verdict: str
+    result: Result | None = None
+    message: str = ""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    gate: bool = False
+    examples: int = 1
+    worker: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-plain data."""
+        plain = {name: to_plain(getattr(self, name)) for name in self.__dataclass_fields__ if name != "result"}
+        return {**plain, "result": None if self.result is None else self.result.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Record:
+        """Rebuild a record; raise UnreadableError for a result of another schema."""
+        result = None if data["result"] is None else Result.from_dict(data["result"])
+        return replace(cls(**{**data, "result": None}), result=result)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's provenance: identity, command, settings, environment, and what it could not do.
+
+    `started` is UTC in ISO format; `run_id` is unique to the run; `notes` are sentences for the reader, such as files
+    or checks that were left out and why.
+    """
+
+    run_id: str
+    started: str
+    command: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-plain data."""
+        plain: dict[str, Any] = to_plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Run:
+        """Rebuild a run."""
+        return cls(**{**from_plain(data), "notes": tuple(data["notes"])})

@@ -1,0 +1,198 @@
+"""The function under test: one embedding in, one vector out, all else fixed, its bits part of the contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
+from stabilitykit.numerics.bits import name_of, same_bits
+from stabilitykit.numerics.digest import digest
+
+
+@dataclass
+class Counter:
+    """Rows run so far: whole forwards, rows stopped after the first blocks, backward and tangent rows, calls."""
+
+    forwards: int = 0
+    screened: int = 0
+    backwards: int = 0
+    tangents: int = 0
+    calls: int = 0
+
+
+class Subject(ABC):
+    """One input vector x (H,) to one output vector y (M,), evaluated in batches of a fixed shape.
+
+    Floating-point outputs depend on the batch shape and on the slot a row sits in. So `batch` is part of the subject,
+    the last batch is padded with x0, and a row is only ever compared with the baseline of its own slot.
+    """
+
+    def __init__(self, x0: Tensor, *, batch: int = 1, name: str = "subject") -> None:
+        if x0.dim() != 1 or not x0.dtype.is_floating_point:
+            raise UsageError(f"x0 is {tuple(x0.shape)} {name_of(x0.dtype)}; give one floating-point vector (H,)")
+        if batch < 1:
+            raise UsageError(f"batch={batch} runs nothing; give at least 1")
+        self.x0 = x0.detach()
+        self.batch = batch
+        self.name = name
+        self.counter = Counter()
+
+    @abstractmethod
+    def evaluate(self, X: Tensor) -> Tensor:
+        """Run exactly these rows (B, H) as one batch, without padding, and return (B, M)."""
+
+    @abstractmethod
+    def with_batch(self, batch: int) -> Subject:
+        """Return the same function in another batch shape, sharing weights and counter."""
+
+    def jvp(self, V: Tensor) -> Tensor:
+        """Return J v at x0 for each row of (k, H), as (k, M)."""
+        raise UnsupportedError(f"{self.name} has no forward derivative")
+
+    def vjp(self, U: Tensor) -> Tensor:
+        """Return J'u at x0 for each row of (k, M), as (k, H)."""
+        raise UnsupportedError(f"{self.name} has no reverse derivative")
+
+    def linearisation(self) -> dict[str, Any]:
+        """Say at which primal the products are taken, and what was checked about them."""
+        return {}
+
+    def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
+        """Yield subjects of the same model whose bits batching may change: other lengths and paths; here only self."""
+        yield self
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks that staged evaluation can stop after; 0 means there are no stages."""
+        return 0
+
+    @property
+    def screens(self) -> bool:
+        """Whether an unchanged state after the first block proves an unchanged output."""
+        return False
+
+    def first_blocks(self, X: Tensor, blocks: int = 1) -> Tensor:
+        """Run (B, H) through the first blocks only and return the state (B, ...)."""
+        raise UnsupportedError(f"{self.name} has no blocks")
+
+    def __call__(self, X: Tensor) -> Tensor:
+        """Return y for each row of (N, H): batches of the fixed shape, the last padded with x0. Row n sits in n % B."""
+        rows = [self.evaluate(self._padded(chunk))[: len(chunk)] for chunk in torch.split(X, self.batch)]
+        return self.finite(torch.cat(rows))
+
+    @cached_property
+    def baseline(self) -> Tensor:
+        """y0 in every slot, (B, M): one forward of B copies of x0."""
+        return self.finite(self.evaluate(self.copies(self.batch)))
+
+    @cached_property
+    def baseline_state(self) -> Tensor:
+        """The state after the first block in every slot, (B, ...)."""
+        return self.first_blocks(self.copies(self.batch))
+
+    def copies(self, batch: int) -> Tensor:
+        """Return x0 in every row, (batch, H)."""
+        return self.x0.expand(batch, -1).contiguous()
+
+    def finite(self, Y: Tensor) -> Tensor:
+        """Return Y, or raise InvalidError naming the first non-finite output."""
+        if not bool(torch.isfinite(Y).all()):
+            row, column = (int(i) for i in (~torch.isfinite(Y)).nonzero()[0])
+            raise InvalidError(
+                f"{self.name}: output {column} of row {row} is {Y[row, column].item()}; nothing is measured"
+            )
+        return Y
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the subject, JSON-plain: the same description means the same bits are expected."""
+        return {
+            "name": self.name,
+            "hidden_size": self.x0.numel(),
+            "dtype": name_of(self.x0.dtype),
+            "device": str(self.x0.device),
+            "batch": self.batch,
+            "x0_digest": digest(self.x0),
+        }
+
+    def _padded(self, X: Tensor) -> Tensor:
+        missing = self.batch - len(X)
+        return X if missing == 0 else torch.cat([X, self.copies(missing)])
+
+
+def rows_differ(a: Tensor, b: Tensor) -> Tensor:
+    """Return (B,) whether any bit of each row differs."""
+    return ~same_bits(a, b).flatten(1).all(dim=1)
+
+
+class FunctionSubject(Subject):
+    """Any function (B, H) -> (B, M): a kernel, a module, a toy with a known answer.
+
+    `fn` must map rows to rows; derivatives come from autograd. `first`, if given, is the part of fn
+    through which alone it reads its input: what leaves its state unchanged then leaves the output unchanged.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Tensor], Tensor],
+        x0: Tensor,
+        *,
+        batch: int = 1,
+        name: str | None = None,
+        first: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(x0, batch=batch, name=name or str(getattr(fn, "__name__", type(fn).__name__)))
+        self.fn = fn
+        self.first = first
+
+    def evaluate(self, X: Tensor) -> Tensor:
+        """Run fn on exactly these rows."""
+        self.counter.forwards += len(X)
+        self.counter.calls += 1
+        with torch.no_grad():
+            return self.fn(X)
+
+    def with_batch(self, batch: int) -> FunctionSubject:
+        """Return the same function in another batch shape."""
+        other = FunctionSubject(self.fn, self.x0, batch=batch, name=self.name, first=self.first)
+        other.counter = self.counter
+        return other
+
+    @property
+    def depth(self) -> int:
+        """One stage if `first` was given."""
+        return int(self.first is not None)
+
+    @property
+    def screens(self) -> bool:
+        """Whoever gives `first` promises that fn reads its input through it alone."""
+        return self.first is not None
+
+    def first_blocks(self, X: Tensor, blocks: int = 1) -> Tensor:
+        """Run `first` on exactly these rows."""
+        if self.first is None:
+            return super().first_blocks(X, blocks)
+        self.counter.screened += len(X)
+        self.counter.calls += 1
+        with torch.no_grad():
+            return self.first(X)
+
+    def jvp(self, V: Tensor) -> Tensor:
+        """Return J v by forward-mode AD, one row at a time."""
+        self.counter.tangents += len(V)
+        x0 = self.copies(1)
+        rows = [torch.func.jvp(self.fn, (x0,), (v[None].to(x0),))[1] for v in V]
+        return torch.cat(rows).detach()
+
+    def vjp(self, U: Tensor) -> Tensor:
+        """Return J'u by reverse mode, all rows in one batch."""
+        self.counter.backwards += len(U)
+        X = self.copies(len(U)).requires_grad_()
+        (gradient,) = torch.autograd.grad((self.fn(X) * U.to(X)).sum(), X)
+        return gradient
