@@ -1,0 +1,145 @@
+"""Where a language model keeps its embedding, blocks, final norm and head, found by structure and by one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stabilitykit.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROBE = (1, 2, 3)  # token ids that every vocabulary has
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The parts of one model; blocks are numbered from 0 and all names are those of `model.named_modules()`.
+
+    `base` maps ids or embeddings to `.last_hidden_state` (B, T, hidden_size) and `head` maps that to logits, before
+    whatever cap or scale the model adds. `max_positions` is None where the architecture sets no limit. `notes` says
+    what is unusual, a sentence each.
+    """
+
+    base: nn.Module
+    embedding: nn.Module
+    blocks: list[nn.Module]
+    block_names: list[str]
+    final_norm: nn.Module
+    final_norm_name: str
+    head: nn.Module
+    hidden_size: int
+    layers: int
+    max_positions: int | None
+    notes: tuple[str, ...] = ()
+
+
+def find(model: PreTrainedModel) -> Anatomy:
+    """Take a causal language model apart.
+
+    Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
+    outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
+    says which part is missing. Cost: that forward.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
+    config = model.config.get_text_config()
+    layers = int(_required(model, "layer count in its configuration", getattr(config, "num_hidden_layers", None)))
+    hidden = int(_required(model, "hidden size in its configuration", getattr(config, "hidden_size", None)))
+    embedding = _required(model, "input embedding", model.get_input_embeddings())
+    head = _required(model, "output head", model.get_output_embeddings())
+    stem = _find_blocks(model, layers)
+    outputs, last = _probe(model)
+    norm = _find_norm(model, stem, outputs, last)
+    block_names = [f"{stem}.{k}" for k in range(layers)]
+    return Anatomy(
+        base=model.base_model,
+        embedding=embedding,
+        blocks=[model.get_submodule(name) for name in block_names],
+        block_names=block_names,
+        final_norm=model.get_submodule(norm),
+        final_norm_name=norm,
+        head=head,
+        hidden_size=hidden,
+        layers=layers,
+        max_positions=getattr(config, "max_position_embeddings", None),
+        notes=tuple(_peculiarities(block_names, outputs, (1, len(PROBE), hidden))),
+    )
+
+
+def _kind(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def _required(model: nn.Module, part: str, found: Any) -> Any:
+    if found is None:
+        raise UnsupportedError(f"{_kind(model)} has no {part}; load a decoder-only language model with a head")
+    return found
+
+
+def _find_blocks(model: nn.Module, layers: int) -> str:
+    """Name of the shallowest ModuleList of this length; of two equally shallow ones, that with more parameters."""
+    lists: list[tuple[int, int, str]] = [
+        (name.count("."), -sum(p.numel() for p in module.parameters()), name)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == layers
+    ]
+    if not lists:
+        raise UnsupportedError(f"{_kind(model)} has no list of {layers} blocks, its configuration's layer count")
+    return min(lists)[2]
+
+
+def _find_norm(model: nn.Module, stem: str, outputs: list[tuple[str, Tensor]], last: Tensor) -> str:
+    same = [
+        name
+        for name, output in outputs
+        if not name.startswith(f"{stem}.")
+        and not isinstance(model.get_submodule(name), nn.Dropout | nn.Identity)
+        and torch.equal(output, last)
+    ]
+    if not same:
+        raise UnsupportedError(f"{_kind(model)} has no final norm: only a block gives its last hidden state")
+    return same[-1]
+
+
+def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor]:
+    """Every module's output tensor in order of completion, and the last hidden state (1, 3, hidden size)."""
+    outputs: list[tuple[str, Tensor]] = []
+    ids = torch.tensor([PROBE], device=model.get_input_embeddings().weight.device)
+    with _recorded(model, outputs), torch.no_grad():
+        result = model.base_model(input_ids=ids, use_cache=False)
+    return outputs, _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
+
+
+@contextmanager
+def _recorded(model: nn.Module, outputs: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Append (name, output) of every call of a submodule that returns a tensor, or a tuple that begins with one."""
+
+    def hook(name: str) -> Any:
+        def append(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) and output else output
+            if isinstance(first, Tensor):
+                outputs.append((name, first))
+
+        return append
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _peculiarities(block_names: list[str], outputs: list[tuple[str, Tensor]], shape: tuple[int, ...]) -> Iterator[str]:
+    called = [(name, tuple(output.shape)) for name, output in outputs if name in set(block_names)]
+    if [name for name, _ in called] != block_names:
+        yield "the blocks are not called once each in order"
+    if odd := [(name, found) for name, found in called if found != shape]:
+        yield f"{odd[0][0]} returns shape {odd[0][1]} where the hidden state has {shape}"

@@ -1,0 +1,137 @@
+"""What the weights are: their digest, their finiteness, and the addresses they lie at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from stabilitykit.errors import InvalidError, UsageError
+from stabilitykit.numerics.digest import digest
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+THREADS = 4  # hashing releases the interpreter lock
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype a model can be loaded in; UsageError lists the legal names."""
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name!r} is not one of {', '.join(DTYPES)}; choose one of these")
+    return DTYPES[name]
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and persistent buffers in sorted order of their names; a shared one under its first name.
+
+    Any shapes and dtypes. UsageError names the first tensor on the meta device, which holds no numbers. O(tensors).
+    """
+    found: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.is_meta:
+            raise UsageError(
+                f"weight {name!r} is on the meta device and holds no numbers; load the model with its weights in memory"
+            )
+        if (place := _place(tensor)) not in seen:
+            seen.add(place)
+            found[name] = tensor
+    return found
+
+
+def weight_digest(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of `named_weights`: it identifies the weights themselves.
+
+    Each tensor is hashed by itself, several at a time, and the list of names and hashes once more. With `dtype`,
+    the digest the model would have after a cast of its floating weights. 64 hexadecimal digits; O(bytes), about
+    0.2 s for 540 MB on two cores. UsageError as `named_weights`.
+    """
+    named = named_weights(model)
+
+    def line(item: tuple[str, Tensor]) -> str:
+        name, tensor = item
+        cast = tensor.detach().to(dtype) if dtype and tensor.is_floating_point() else tensor
+        return f"{name} {digest(cast)}\n"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return hashlib.sha256("".join(pool.map(line, named.items())).encode()).hexdigest()
+
+
+def check_finite(model: nn.Module) -> None:
+    """InvalidError for a NaN or infinity in any weight: names the first tensor, flat index and count. One pass."""
+    broken = [(name, tensor) for name, tensor in named_weights(model).items() if not _finite(tensor)]
+    if not broken:
+        return
+    name, tensor = broken[0]
+    places = (~torch.isfinite(tensor.detach().reshape(-1))).nonzero()
+    more = f", and {len(broken) - 1} more tensors are damaged" if len(broken) > 1 else ""
+    raise InvalidError(
+        f"weight {name!r} holds {len(places)} non-finite values, the first at flat index {int(places[0])}{more}; "
+        "nothing can be measured on it: get the weights again"
+    )
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> list[str]:
+    """Cast, in place, every floating parameter that is not of `dtype` yet; returns their names. O(bytes cast)."""
+    others = [(n, p) for n, p in model.named_parameters() if p.is_floating_point() and p.dtype != dtype]
+    for _, parameter in others:
+        parameter.data = parameter.data.to(dtype)
+    return [name for name, _ in others]
+
+
+def canonical_weights(model: nn.Module) -> None:
+    """Move every parameter and buffer, in place, to memory of its own at an address divisible by 64.
+
+    The address of a memory-mapped weight depends on the length of its file's header, and a matrix product may pick
+    another kernel for another address: the same weights, other bits. Shared tensors stay shared. Costs one copy of
+    each tensor, one at a time. UsageError as `named_weights`.
+    """
+    named_weights(model)
+    moved: dict[object, Tensor] = {}
+    with torch.no_grad():
+        for tensor in _every_tensor(model):
+            place = _place(tensor)
+            if place not in moved:
+                moved[place] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            tensor.data = moved[place]
+
+
+def alignment(model: nn.Module) -> dict[str, int]:
+    """How many parameters lie at each address modulo 64, such as {"0": 272}; empty tensors are left out. O(tensors)."""
+    classes = Counter(p.data_ptr() % 64 for p in model.parameters() if p.numel() and not p.is_meta)
+    return {str(rest): count for rest, count in sorted(classes.items())}
+
+
+def _every_tensor(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _place(tensor: Tensor) -> object:
+    """Equal for two tensors that are the same memory seen the same way; an empty tensor is only like itself."""
+    if not tensor.numel():
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; minimum and maximum carry either, at a third of the cost of a mask."""
+    values = tensor.detach()
+    if not values.numel() or not (values.is_floating_point() or values.is_complex()):
+        return True
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if values.element_size() == 1:  # float8 knows no arithmetic
+        values = values.float()
+    low, high = torch.aminmax(values)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
