@@ -1,0 +1,44 @@
+# `make report` measures, `make test` tests the kit. Each sets up .venv first and is safe to repeat.
+#   ARGS    more arguments, as in: make report ARGS="--model tiny"
+#   REPORT  the folder that `make report` writes
+#   PYTHON, STABILITYKIT_TORCH: see scripts/bootstrap.sh
+
+MAKEFLAGS += --no-print-directory
+REPORT = reports
+ARGS =
+BIN := .venv/bin
+
+.PHONY: help setup report test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make report   measure the default model, write $(REPORT)/index.html (about 5 minutes)"
+	@echo "make test     test the kit itself"
+	@echo "make lint     check style, types and the directions of imports"
+	@echo "make setup    create or repair .venv only"
+	@echo "make clean    remove .venv and all caches; reports stay"
+
+setup:
+	@sh scripts/bootstrap.sh
+
+# Status 1 means that checks differ or fail, which is a finding; a crash has it too, but leaves no new report.
+report: setup
+	@touch .venv/report-started
+	@$(BIN)/stabilitykit run --profile quick --report "$(REPORT)" $(ARGS) || \
+		{ status=$$?; [ $$status -eq 1 ] || exit $$status; }
+	@[ "$(REPORT)/index.html" -nt .venv/report-started ] || \
+		{ echo "No report was written; see the messages above." >&2; exit 1; }
+	@echo "Report: $(REPORT)/index.html"
+
+test: setup
+	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find . -name __pycache__ -prune -exec rm -rf {} +
