@@ -28,7 +28,7 @@ def terminal() -> TextIO | None:
     return sys.stderr if sys.stderr.isatty() else None
 
 
-def bar(total: int, label: str, unit: str) -> "tqdm[Never]":
+def bar(total: int, label: str, unit: str) -> tqdm[Never]:
     """Return a context manager with `update(n)`; it draws nothing where nobody watches."""
     stream = _stream.get()
     return tqdm(

@@ -1,0 +1,71 @@
+"""Jacobian products of a causal subject at x0, batched: one lane a vector, all lanes at the same point.
+
+Reverse mode runs through the measured kernels. Forward mode is not implemented for fused attention, so it runs under
+the math kernel, whose primal differs in its last bits; both primals are recorded, and the two products are held to
+<u, J v> = <J'u, v>.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stabilitykit.errors import UnsupportedError
+from stabilitykit.numerics.digest import digest
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.causal_lm import CausalLMSubject
+
+
+def vjp(subject: CausalLMSubject, U: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the primal (k, M) and J'u (k, H) for rows of U (k, M)."""
+    X = subject.copies(len(U)).requires_grad_()
+    with torch.enable_grad():
+        Y = subject.forward(X)
+        (gradient,) = torch.autograd.grad((Y * U.to(Y)).sum(), X)
+    return Y.detach(), gradient
+
+
+def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the primal (k, M) and J v (k, M) for rows of V (k, H); UnsupportedError where no rule exists."""
+    X = subject.copies(len(V))
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            dual = forward_ad.make_dual(X, V.to(X))
+            primal, tangent = forward_ad.unpack_dual(subject.forward(dual))
+    except (NotImplementedError, RuntimeError) as error:
+        raise UnsupportedError(
+            f"{subject.name} ({type(subject.model).__name__}) has an operation without a forward derivative: {error}"
+        ) from error
+    if tangent is None:
+        raise UnsupportedError(f"{subject.name} has an operation that drops forward derivatives")
+    return primal, tangent
+
+
+def bound(subject: CausalLMSubject) -> float:
+    """The stated bound on the adjoint defect: the square root of the dtype's machine epsilon."""
+    return math.sqrt(torch.finfo(subject.x0.dtype).eps)
+
+
+def check(subject: CausalLMSubject) -> dict[str, Any]:
+    """Return the adjoint defect |<u, J v> - <J'u, v>| / (|u| |J v|), its bound, and the digests of both primals."""
+    random = np.random.Generator(np.random.PCG64(1))
+    v = torch.from_numpy(random.integers(-(2**20), 2**20, size=subject.x0.numel()).astype(np.float64))[None]
+    forward_primal, Jv = jvp(subject, v)
+    reverse_primal, Ju = vjp(subject, Jv)
+    Jv, Ju, u = Jv.double(), Ju.double(), Jv.double()
+    scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Jv)
+    defect = float(((u * Jv).sum() - (Ju * v.to(Ju)).sum()).abs() / scale)
+    return {
+        "adjoint_defect": defect,
+        "adjoint_bound": bound(subject),
+        "forward_primal": digest(forward_primal[0]),
+        "reverse_primal": digest(reverse_primal[0]),
+        "primal_distance": float((forward_primal[0] - reverse_primal[0]).double().norm()),
+    }

@@ -1,0 +1,148 @@
+"""What a causal subject proves about its own bits before anybody measures with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.numerics.bits import bits_equal, name_of
+from stabilitykit.subjects.subject import rows_differ
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.causal_lm import CausalLMSubject
+
+DRAWS = 4
+"""Batches of random neighbours that lane independence is tried with."""
+
+EXPERTS = ("batched_mm", "eager", "grouped_mm")
+"""Experts implementations to try where lanes mix, best hope first."""
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What held when the subject was made. `slots_equal` is recorded, not required: baselines are per slot.
+
+    `note` says in one sentence what had to give: another experts implementation, or batch 1.
+    """
+
+    ids_equal_embeddings: bool
+    repeatable: bool
+    lanes_independent: bool
+    slots_equal: bool
+    cache_shared: bool | None
+    draws: int
+    note: str = ""
+
+
+def prove(subject: CausalLMSubject) -> Proofs:
+    """Return the proofs, changing the subject's experts or batch where its lanes mix.
+
+    UnsupportedError where embeddings do not reproduce the ids' logits; InvalidError where a repeated call differs.
+    """
+    _require_embeddings(subject)
+    _require_repeatability(subject)
+    if lanes_independent(subject):
+        return _proofs(subject)
+    for experts in EXPERTS if _has_experts(subject) else ():
+        subject.experts = experts
+        if lanes_independent(subject):
+            return replace(_proofs(subject), note=f"lanes mix under the model's experts; measured with {experts}")
+    batch, subject.experts, subject.batch = subject.batch, None, 1
+    return replace(_proofs(subject), note=f"lanes of a batch of {batch} see each other; measured at batch 1")
+
+
+def lanes_independent(subject: CausalLMSubject) -> bool:
+    """Return whether x0 in random slots among random neighbours keeps the bits it has there among copies of itself.
+
+    Cost: 1 + DRAWS batches. A batch of one has no neighbours.
+    """
+    if subject.batch == 1:
+        return True
+    alone = _evaluate(subject, subject.copies(subject.batch))
+    random = np.random.Generator(np.random.PCG64(0))
+    for _ in range(DRAWS):
+        X, kept = _crowd(subject, random)
+        if bool(rows_differ(_evaluate(subject, X), alone)[kept].any()):
+            return False
+    return True
+
+
+def swap(subject: CausalLMSubject) -> bool:
+    """Return whether block 0's output determines the output: the proof that allows screening by it.
+
+    A strongly perturbed x runs with block 0's whole output replaced by the baseline's; the final bits must be the
+    baseline's in every slot. A model that reads its input again later (per-layer embeddings, a re-read embedding, a
+    cache shared between layers) fails. Cost: 3 batches.
+    """
+    x0 = subject.copies(subject.batch)
+    state = subject.stopped_after(x0, 1)
+    strong = -3 * x0 + x0.roll(1, dims=1)
+    replaced = subject.replacing_block(strong, 0, state)
+    touched = bool(rows_differ(_evaluate(subject, strong), subject.baseline).all())
+    return touched and bits_equal(replaced, subject.baseline)
+
+
+def _crowd(subject: CausalLMSubject, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return a batch where about half of the rows are other tokens' embeddings, and the mask of rows that are x0."""
+    batch = subject.batch
+    kept = torch.from_numpy(random.integers(0, 2, size=batch).astype(bool))
+    kept[int(random.integers(batch))] = True
+    weight = subject.anatomy.embedding.weight
+    others = torch.from_numpy(random.integers(0, len(weight), size=batch)).to(weight.device)  # type: ignore[arg-type]
+    with torch.no_grad():
+        neighbours: Tensor = subject.anatomy.embedding(others)
+    mask = kept.to(neighbours.device)[:, None]
+    return torch.where(mask, subject.copies(batch), neighbours.to(subject.x0)), kept
+
+
+def _require_embeddings(subject: CausalLMSubject) -> None:
+    ids = torch.tensor([subject.ids], device=subject.x0.device)
+    embeddings = torch.cat([subject._before, subject.x0[None]])[None]
+    with torch.no_grad():
+        by_ids = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
+        by_embeddings = subject.model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1).logits
+    subject.finite(by_ids.flatten(0, 1))
+    if not bits_equal(by_ids, by_embeddings):
+        gap = float((by_ids.double() - by_embeddings.double()).abs().max())
+        raise UnsupportedError(
+            f"{subject.name} ({type(subject.model).__name__}): logits from embeddings differ from logits from ids by up "
+            f"to {gap:.3g}, so its input is more than the embedding; it cannot be measured as a function of it"
+        )
+
+
+def _require_repeatability(subject: CausalLMSubject) -> None:
+    x0 = subject.copies(subject.batch)
+    first, second = _evaluate(subject, x0), _evaluate(subject, x0)
+    if not bits_equal(first, second):
+        changed = int(rows_differ(first, second).sum())
+        raise InvalidError(
+            f"{subject.name} is not repeatable: {changed} of {subject.batch} rows differ between two equal calls "
+            f"[{name_of(subject.x0.dtype)}, {subject.path}]; RunToRun measures that, nothing finer can be measured"
+        )
+
+
+def _proofs(subject: CausalLMSubject) -> Proofs:
+    rows = _evaluate(subject, subject.copies(subject.batch))
+    prefix = subject._prefixes.get(subject.batch)
+    return Proofs(
+        ids_equal_embeddings=True,
+        repeatable=True,
+        lanes_independent=True,
+        slots_equal=not bool(rows_differ(rows, rows[:1].expand_as(rows)).any()),
+        cache_shared=None if prefix is None else prefix.shared,
+        draws=DRAWS if subject.batch > 1 else 0,
+    )
+
+
+def _evaluate(subject: CausalLMSubject, X: Tensor) -> Tensor:
+    with torch.no_grad():
+        return subject.finite(subject.forward(X))
+
+
+def _has_experts(subject: CausalLMSubject) -> bool:
+    return getattr(subject.model.config, "_experts_implementation", None) is not None
