@@ -1,0 +1,99 @@
+"""Plain words for a reader who meets these measurements for the first time: chapters, questions, glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A part of the page: its title, one sentence, and the question each of its measurements asks."""
+
+    title: str
+    lead: str
+    questions: Mapping[str, str]
+
+
+CHAPTERS = (
+    Chapter(
+        "Stability fan",
+        "Around one input, in the plane of the two directions the output reacts to most: how much room is there?",
+        {
+            "StabilityFan": "How far can the input move, in each direction of a plane, before one output bit changes?",
+            "StabilitySpectrum": "Is the first change nearer along the directions the output reacts to most?",
+        },
+    ),
+    Chapter(
+        "Spectrum",
+        "The derivative of the output at this input, taken apart into directions and strengths.",
+        {
+            "SingularSpectrum": "How many times as long does a small change of the input leave the model, at the most?",
+            "DirectionalGain": "How much does the output really move for a step of the input along a given direction?",
+            "LayerProfile": "Where in the model does a tiny change of the input grow?",
+        },
+    ),
+    Chapter(
+        "Invariances",
+        "Things that should not matter and, in floating-point arithmetic, may: what else is computed, where and when.",
+        {
+            "BatchInvariance": "Does a row give the same bits alone and among other rows?",
+            "RunToRun": "Does the same computation give the same bits when it is repeated?",
+            "ProcessInvariance": "Does a fresh process give the same bits?",
+            "PaddingInvariance": "Does padding a prompt change the bits of its output?",
+            "CacheInvariance": "Does reading the prompt from a cache give the same bits as computing it again?",
+            "ThreadInvariance": "Does the number of threads change the bits?",
+        },
+    ),
+    Chapter(
+        "First change",
+        "The smallest step along a direction that changes the output, found bit by bit and certified on both sides.",
+        {
+            "FirstChange": "How far can the input move along a direction before one output bit changes?",
+            "BoundaryJump": "How far does the output jump at the first change, next to the step that caused it?",
+            "Rotation": "How does the output change as the direction of a fixed step turns?",
+            "Staircase": "Along one direction, where do the steps of the output lie, and how high are they?",
+        },
+    ),
+    Chapter(
+        "Worst direction found by Hypothesis",
+        "Many directions were drawn at random and steered towards the largest reaction; this is the worst one met.",
+        {},
+    ),
+    Chapter("Further measurements", "Everything else that this run measured.", {}),
+    Chapter("Not measured", "Checks without a result, each with its reason.", {}),
+)
+"""In reading order. The last three gather by other signs than the class: searched, unknown, without a result."""
+
+SEARCHED, FURTHER, UNMEASURED = len(CHAPTERS) - 3, len(CHAPTERS) - 2, len(CHAPTERS) - 1
+
+GLOSSARY = {
+    "ULP": "Unit in the last place: the gap between a floating-point number and its neighbour. One ULP is the smallest "
+    "difference two numbers of that size can have.",
+    "scaled ULP": "A difference in units of the gap at the largest number of the output, so that noise in a number "
+    "near zero does not count as huge.",
+    "input lattice": "The grid of inputs that floating-point numbers can represent. Between two grid points the input, "
+    "and so the output, cannot change.",
+    "radius": "The largest step along a direction for which every output bit stays the same.",
+    "lattice radius": "The step at which the rounded input itself first changes. No model can react earlier.",
+    "rho": "Radius divided by lattice radius: 1 means that the very first change of the input comes through.",
+    "cell": "A stretch along a direction on which the rounded input stays the same; cells are counted from the start.",
+    "exact": "Both sides of the first change are adjacent floating-point steps, and nothing between was left out.",
+    "censored": "No change was found up to the end of the search, so the true radius is at least the number shown.",
+    "singular value": "The factor by which the model stretches a small change along one direction of its input.",
+    "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
+}
+
+
+def chapter(measurement: str | None, *, searched: bool) -> int:
+    """Return the index of the chapter that a check belongs to."""
+    if measurement is None:
+        return UNMEASURED
+    if searched:
+        return SEARCHED
+    return next((place for place, part in enumerate(CHAPTERS) if measurement in part.questions), FURTHER)
+
+
+def question(measurement: str) -> str:
+    """Return what the measurement asks, or nothing for one that this page does not know."""
+    return next((part.questions[measurement] for part in CHAPTERS if measurement in part.questions), "")

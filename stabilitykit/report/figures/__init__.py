@@ -1,0 +1,30 @@
+"""One drawing function a measurement, found by the class name; a measurement without one shows its table only.
+
+To add one: write a function from a Result to a list of `Figure`, and name it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from stabilitykit.report.figures import batches, changes, fan, spectrum
+from stabilitykit.report.figures.figure import Figure
+
+if TYPE_CHECKING:
+    from stabilitykit.results.result import Result
+
+__all__ = ["DRAWINGS", "Figure", "figures"]
+
+DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
+    "StabilityFan": fan.draw,
+    "SingularSpectrum": spectrum.draw,
+    "BatchInvariance": batches.draw,
+    "FirstChange": changes.draw,
+}
+
+
+def figures(result: Result) -> list[Figure]:
+    """Return the figures of a result; none where its class has no drawing or too little was measured to draw."""
+    drawing = DRAWINGS.get(result.measurement)
+    return drawing(result) if drawing and result.rows else []

@@ -1,0 +1,127 @@
+"""One self-contained page: verdicts, figures, tables. No network, readable without scripts, untrusted text escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import stabilitykit
+from stabilitykit.report import explanations
+from stabilitykit.report.page import ROWS_SHOWN, Check, Pairs, check, pairs
+from stabilitykit.report.rows import subject_fields
+from stabilitykit.report.text import shortened, shown
+from stabilitykit.report.verdicts import VERDICTS, counts, urgency
+from stabilitykit.results.record import Record, Run
+
+# Inside a script element only these can end it or be read as markup; JSON reads the escapes as the same characters.
+_SCRIPT = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+_HEADLINE_VALUES = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page with its checks."""
+
+    anchor: str
+    title: str
+    lead: str
+    checks: Sequence[Check]
+
+
+def page(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> str:
+    """Return the page; the same records give the same bytes."""
+    parts = sections(run, records, slugs)
+    checks = [item for part in parts for item in part.checks]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            version=stabilitykit.__version__,
+            title=headline(records),
+            facts=facts(records),
+            counts=counts(record.verdict for record in records),
+            attention=[item for item in checks if item.verdict.tone == "bad"],
+            sections=parts,
+            total=len(checks),
+            notes=[shown(note) for note in run.notes],
+            provenance=provenance(run),
+            verdicts=VERDICTS,
+            glossary=explanations.GLOSSARY,
+            rows_shown=ROWS_SHOWN,
+            plotly=_plotly() if any(item.figures for item in checks) else None,
+        )
+    )
+
+
+def sections(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> list[Section]:
+    """Return the chapters that have checks, what needs a person first within each."""
+    found: list[list[tuple[int, Check]]] = [[] for _ in explanations.CHAPTERS]
+    for record, slug in zip(records, slugs, strict=True):
+        name = record.result.measurement if record.result else None
+        place = explanations.chapter(name, searched=record.examples > 1)
+        found[place].append((urgency(record.verdict), check(record, slug, run.environment)))
+    return [
+        Section(f"part-{place}", part.title, part.lead, [item for _, item in sorted(checks, key=lambda pair: pair[0])])
+        for place, (part, checks) in enumerate(zip(explanations.CHAPTERS, found, strict=True))
+        if checks
+    ]
+
+
+def headline(records: Sequence[Record]) -> str:
+    """Return the models of the run."""
+    return _distinct(records, "model") or "Nothing was measured"
+
+
+def facts(records: Sequence[Record]) -> Pairs:
+    """Return what the reader needs to know about every number on the page."""
+    names = {"Device": "device", "Precision": "dtype", "Output read at": "site", "Path": "path", "Prompt": "prompt"}
+    return [(title, found) for title, name in names.items() if (found := _distinct(records, name))]
+
+
+def provenance(run: Run) -> list[tuple[str, Pairs]]:
+    """Return the run's own tables."""
+    whole = {"run": run.run_id, "started": run.started, "command": run.command}
+    whole["stabilitykit"] = stabilitykit.__version__
+    parts = (("Run", whole), ("Settings", run.settings), ("Environment", run.environment))
+    return [(title, found) for title, values in parts if (found := pairs(values))]
+
+
+def figure_json(figure: Mapping[str, Any]) -> Markup:
+    """Return JSON that cannot leave its script element, whatever text is in it."""
+    return Markup(json.dumps(figure, allow_nan=False, separators=(",", ":")).translate(_SCRIPT))  # noqa: S704
+
+
+def _distinct(records: Iterable[Record], name: str) -> str:
+    values = dict.fromkeys(
+        shortened(shown(value), 80)
+        for record in records
+        if record.result and (value := subject_fields(record.result.subject)[name])
+    )
+    more = len(values) - _HEADLINE_VALUES
+    return ", ".join(list(values)[:_HEADLINE_VALUES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stabilitykit.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["figure_json"] = figure_json
+    return environment
+
+
+def _plotly() -> Markup:
+    # Plotly is a second of imports that a page without figures does not need.
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())  # noqa: S704 - the library's own script, from its package
