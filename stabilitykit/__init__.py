@@ -1,3 +1,109 @@
-"""Exact, certified measurements of a language model's floating-point stability, as pytest tests."""
+"""Exact, certified measurements of a language model's floating-point stability, as pytest tests.
+
+Every public name is imported when it is first used: pytest loads this package at each start, for its plugin, and torch
+alone would cost seconds there.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stabilitykit import strategies as strategies
+    from stabilitykit.errors import InvalidError as InvalidError
+    from stabilitykit.errors import StabilityError as StabilityError
+    from stabilitykit.errors import UnreadableError as UnreadableError
+    from stabilitykit.errors import UnsupportedError as UnsupportedError
+    from stabilitykit.errors import UsageError as UsageError
+    from stabilitykit.measurements.base import Finding as Finding
+    from stabilitykit.measurements.base import Measurement as Measurement
+    from stabilitykit.measurements.boundary import FirstChange as FirstChange
+    from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
+    from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
+    from stabilitykit.measurements.determinism import RunToRun as RunToRun
+    from stabilitykit.measurements.measure import measure as measure
+    from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
+    from stabilitykit.numerics.bits import bits_equal as bits_equal
+    from stabilitykit.numerics.lattice import perturb as perturb
+    from stabilitykit.results.failure import StabilityFailure as StabilityFailure
+    from stabilitykit.results.metric import Metric as Metric
+    from stabilitykit.results.metric import Reading as Reading
+    from stabilitykit.results.result import Result as Result
+    from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
+    from stabilitykit.subjects.models import LoadedModel as LoadedModel
+    from stabilitykit.subjects.models import adopt as adopt
+    from stabilitykit.subjects.models import load as load
+    from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
+    from stabilitykit.subjects.subject import Subject as Subject
 
 __version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - grouped by purpose
+    # the model, and the function under test
+    "load",
+    "adopt",
+    "LoadedModel",
+    "Subject",
+    "CausalLMSubject",
+    "FunctionSubject",
+    # the one verb, and the questions
+    "measure",
+    "Measurement",
+    "Finding",
+    "RunToRun",
+    "BatchInvariance",
+    "FirstChange",
+    "StabilityFan",
+    "SingularSpectrum",
+    # what comes back
+    "Result",
+    "Reading",
+    "Metric",
+    "StabilityFailure",
+    # inputs, and bits
+    "strategies",
+    "perturb",
+    "bits_equal",
+    # errors
+    "StabilityError",
+    "UsageError",
+    "UnreadableError",
+    "InvalidError",
+    "UnsupportedError",
+    "__version__",
+]
+
+_HOMES = {
+    "errors": ("InvalidError", "StabilityError", "UnreadableError", "UnsupportedError", "UsageError"),
+    "measurements.base": ("Finding", "Measurement"),
+    "measurements.boundary": ("FirstChange", "StabilityFan"),
+    "measurements.determinism": ("BatchInvariance", "RunToRun"),
+    "measurements.measure": ("measure",),
+    "measurements.spectrum": ("SingularSpectrum",),
+    "numerics.bits": ("bits_equal",),
+    "numerics.lattice": ("perturb",),
+    "results.failure": ("StabilityFailure",),
+    "results.metric": ("Metric", "Reading"),
+    "results.result": ("Result",),
+    "subjects.causal_lm": ("CausalLMSubject",),
+    "subjects.models": ("LoadedModel", "adopt", "load"),
+    "subjects.subject": ("FunctionSubject", "Subject"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name == "strategies":
+        return import_module("stabilitykit.strategies")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'stabilitykit' has no attribute {name!r}")
+    value = getattr(import_module(f"stabilitykit.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

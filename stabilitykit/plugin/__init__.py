@@ -1,0 +1,110 @@
+"""The pytest plugin: hooks only, each a line or two; nothing heavy is imported until a test measures."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, suite
+from stabilitykit.plugin.collector import Collector, WorkerEnd
+from stabilitykit.plugin.fixtures import stability as stability
+from stabilitykit.plugin.fixtures import stability_choice as stability_choice
+from stabilitykit.plugin.fixtures import stability_model as stability_model
+from stabilitykit.plugin.fixtures import stability_subject as stability_subject
+
+if TYPE_CHECKING:
+    from stabilitykit.settings import Settings
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the plugin's own hooks."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    options.declare(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options, and start to collect records."""
+    options.declare_marker(config)
+    config.stash[options.SETTINGS] = options.read(config)
+    if config.stash[options.SETTINGS].suite:
+        suite.use(config)
+    end = WorkerEnd if hasattr(config, "workerinput") else Collector
+    config.pluginmanager.register(end(config), "stabilitykit.plugin.records")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is measured, how much of it, and with which seed."""
+    settings = config.stash[options.SETTINGS]
+    return (
+        f"stability: {', '.join(settings.models)} in {', '.join(settings.dtypes)} on {settings.device}, "
+        f"profile {settings.profile.name}, seed {settings.seed}"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass over copies of the suite while the installed one is run."""
+    return True if suite.is_copy(collection_path, config) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> Generator[None, Sequence[pytest.Collector], Sequence[pytest.Collector]]:
+    """Collect the suite's files, whatever the user's `python_files` are."""
+    return suite.collect(file_path, parent, (yield))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat tests for each model and dtype."""
+    fixtures.parametrize(metafunc)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the facade find the test that is running."""
+    item.config.stash[recorder.CURRENT] = item
+    try:
+        return (yield)
+    finally:
+        del item.config.stash[recorder.CURRENT]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse markers that nothing reads, and retries."""
+    options.check_marker(item)
+    if recorder.uses_stability(item):
+        options.check_reruns(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test that leaves one of torch's global settings changed."""
+    if recorder.uses_stability(item):
+        yield from recorder.log_of(item).watch.around()
+    else:
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the test's records along with its report."""
+    report = yield
+    recorder.attach(item, call, report)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_stability_load_model(spec: str, dtype: str, settings: Settings) -> Any:
+    """Load what no other plugin has loaded."""
+    return facade.load_model(spec, dtype, settings)

@@ -1,0 +1,185 @@
+"""The controller's side: records come in on reports, go to the journal, and at the end into the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stabilitykit.plugin import suite
+from stabilitykit.plugin.journal import Journal
+from stabilitykit.plugin.options import SETTINGS
+from stabilitykit.plugin.recorder import JSON, KIND
+
+if TYPE_CHECKING:
+    from stabilitykit.results.record import Record, Run
+
+ENVIRONMENT = "stability_environment"
+
+
+class Collector:
+    """Everything a run found; the only object that writes files, and only on the controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = config.stash[SETTINGS]
+        self.journal = Journal(self.settings.report) if self.settings.report else None
+        self.started = _now()
+        self.texts: list[str] = []
+        self.kinds: dict[str, str] = {}
+        self.environments: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.index: Path | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the records off a report."""
+        self.kinds[report.nodeid] = getattr(report, KIND, "")
+        for text in getattr(report, JSON, ()):
+            self._keep(text)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        """File a test whose worker died, unless it is known not to measure."""
+        if self.kinds.get(crashitem, "unknown") == "":
+            return
+        from stabilitykit.results.record import Record
+
+        name = crashitem.rsplit("::", 1)[-1].removeprefix("test_")
+        message = f"the worker process died in {crashitem}"
+        check_id = name if name.endswith("]") else f"{name}[test_{name}]"
+        self._keep(json.dumps(Record(check_id, crashitem, "crash", message=message).to_dict(), sort_keys=True))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the environment that a worker measured in; a crashed one leaves none."""
+        output = getattr(node, "workeroutput", {})
+        if output.get(ENVIRONMENT):
+            self.environments[node.gateway.id] = output[ENVIRONMENT]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the report, and refuse to call a run green in which the suite did not run."""
+        if self.texts and self.settings.report:
+            self._write(session, self.settings.report)
+        ran = "suite" in self.kinds.values()
+        if self.settings.suite and not ran and not session.config.option.collectonly and session.exitstatus in (0, 5):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+            self.notes.append(suite.MISSING)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table and the report's path; under -q the path alone."""
+        lines: list[str] = []
+        if self.texts and terminalreporter.verbosity >= 0:
+            from stabilitykit.report import table
+
+            terminalreporter.section("stability")
+            lines += table(self.records())
+        lines += self.notes
+        if self.index:
+            lines.append(f"stability report: {self.index}")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+    def records(self) -> list[Record]:
+        """Return the records by check id, which no two of them share."""
+        from stabilitykit.results.record import Record
+
+        return distinct([Record.from_dict(json.loads(text)) for text in self.texts])
+
+    def _keep(self, text: str) -> None:
+        self.texts.append(text)
+        if self.journal:
+            self.journal.append(text)
+
+    def _write(self, session: pytest.Session, folder: Path) -> None:
+        from stabilitykit.report import write
+
+        try:
+            self.index = write(self._run(), self.records(), folder)
+        except OSError as error:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            self.notes.append(f"stability report not written to {folder}: {error}; {folder / 'journal.jsonl'} has all")
+
+    def _run(self) -> Run:
+        from stabilitykit.results.record import Run
+
+        first = min(self.environments) if self.environments else ""
+        text = self.environments[first] if first else environment_json(self.config)
+        return Run(
+            run_id=uuid.uuid4().hex,
+            started=self.started,
+            command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
+            settings=self.settings.to_dict(),
+            environment=json.loads(text),
+            notes=tuple(self.notes),
+        )
+
+
+class WorkerEnd:
+    """A worker's side: its environment travels to the controller when it ends, if it measured anything."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.measured = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Notice a record."""
+        self.measured = self.measured or hasattr(report, JSON)
+
+    def pytest_sessionfinish(self) -> None:
+        """Say where it was measured."""
+        if self.measured:
+            self.config.workeroutput[ENVIRONMENT] = environment_json(self.config)  # type: ignore[attr-defined]
+
+
+def environment_json(config: pytest.Config) -> str:
+    """Return this process's environment, with what `pytest_stability_machine_info` adds, as JSON."""
+    from stabilitykit.results.plain import to_plain
+    from stabilitykit.subjects.environment import environment
+
+    found: dict[str, Any] = dict(environment(None))
+    for added in config.hook.pytest_stability_machine_info():
+        found.update(added or {})
+    return json.dumps(to_plain(found), sort_keys=True)
+
+
+def distinct(records: list[Record]) -> list[Record]:
+    """Return the records with ids that differ, sorted by them.
+
+    Where two tests measure the same thing with the same parameters, each gets its test function's name added; where
+    that is not enough, its file's, then its worker's (with `--dist each` all run all), then a number.
+    """
+    additions: list[Callable[[Record], str]] = [
+        lambda record: record.nodeid.rsplit("::", 1)[-1].split("[", 1)[0],
+        lambda record: Path(record.nodeid.split("::", 1)[0]).stem,
+        lambda record: record.worker,
+    ]
+    for addition in additions:
+        counts = Counter(record.check_id for record in records)
+        records = [
+            replace(record, check_id=f"{record.check_id}@{addition(record)}") if counts[record.check_id] > 1 else record
+            for record in records
+        ]
+    seen: Counter[str] = Counter()
+    numbered = []
+    for record in sorted(records, key=lambda record: (record.check_id, record.nodeid)):
+        seen[record.check_id] += 1
+        number = seen[record.check_id]
+        numbered.append(record if number == 1 else replace(record, check_id=f"{record.check_id}#{number}"))
+    return numbered
+
+
+def _now() -> str:
+    """Return the time in UTC; SOURCE_DATE_EPOCH fixes it for a report that must be reproduced byte for byte."""
+    seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,119 @@
+"""The `stability` fixture: measures for whichever test is running, and files what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.plugin.options import SETTINGS
+from stabilitykit.plugin.progress import stream
+from stabilitykit.plugin.recorder import current
+
+if TYPE_CHECKING:
+    from stabilitykit.measurements.base import Measurement
+    from stabilitykit.profile import Profile
+    from stabilitykit.results.result import Result
+    from stabilitykit.settings import Settings
+    from stabilitykit.subjects.subject import Subject
+
+
+class Stability:
+    """What a test measures with; one object a session, so that it may be used inside `@given`.
+
+    `settings` are the run's options, `profile` how much it measures, `prompts` the profile's share of its prompts.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._models: dict[tuple[str, str], Any] = {}
+        self._subjects: dict[tuple[Any, ...], tuple[Any, Subject]] = {}
+        self.settings: Settings = config.stash[SETTINGS]
+        self.profile: Profile = self.settings.profile
+        self.prompts: tuple[str, ...] = self.settings.prompts[: self.profile.prompts]
+
+    def measure(self, measurement: Measurement, subject: Subject | Iterable[Subject]) -> Result:
+        """Measure one subject, or several as one result; record it; then hold it to the limits that apply.
+
+        Raises StabilityFailure where a limit is broken or a gate differs, InvalidError where a number is not finite;
+        skips the test where the question cannot be asked of the subject.
+        """
+        __tracebackhide__ = True
+        # Torch comes in here: a session that never measures does not wait for it.
+        from stabilitykit.measurements.measure import combine
+        from stabilitykit.measurements.progress import progress_to
+        from stabilitykit.plugin.judging import record_and_judge, unmeasured
+        from stabilitykit.subjects.subject import Subject
+
+        log = current(self._config)
+        log.watch.start()
+        try:
+            with progress_to(stream(self._config)):
+                subjects = [subject] if isinstance(subject, Subject) else subject
+                result = combine([measurement.measure(one) for one in subjects])
+        except InvalidError as error:
+            unmeasured(log, measurement, error)
+            raise
+        except UnsupportedError as error:
+            unmeasured(log, measurement, error)
+            pytest.skip(str(error))
+        record_and_judge(log, measurement, result)
+        return result
+
+    def subject(
+        self,
+        prompt: str | None = None,
+        *,
+        path: str = "prefill",
+        batch: int = 1,
+        site: str = "post_norm",
+        loaded: Any = None,
+    ) -> Subject:
+        """Return a prompt of a model as a subject, the run's first by default; kept for the session.
+
+        `loaded` defaults to the test's own `stability_model`, or to the run's first model in its first dtype.
+        """
+        from stabilitykit.subjects.causal_lm import CausalLMSubject
+
+        log = current(self._config)
+        log.watch.start()
+        loaded = loaded or getattr(log.item, "funcargs", {}).get("stability_model") or self.load()
+        prompt = self.prompts[0] if prompt is None else prompt
+        key = (id(loaded), prompt, path, batch, site)
+        if key not in self._subjects:
+            self._subjects[key] = (loaded, CausalLMSubject(loaded, prompt, site=site, path=path, batch=batch))
+        return self._subjects[key][1]
+
+    def subjects(self, **how: Any) -> list[Subject]:
+        """Return `subject(prompt, **how)` for each prompt of the profile."""
+        return [self.subject(prompt, **how) for prompt in self.prompts]
+
+    def load(self, spec: str | None = None, dtype: str | None = None) -> Any:
+        """Return the model as the run's options ask for it, loaded once; by default the first in its first dtype."""
+        key = (spec or self.settings.models[0], dtype or self.settings.dtypes[0])
+        if key not in self._models:
+            self._models[key] = self._config.hook.pytest_stability_load_model(
+                spec=key[0], dtype=key[1], settings=self.settings
+            )
+        return self._models[key]
+
+    def forget(self, loaded: Any) -> None:
+        """Let go of a model and of its subjects: the next one may need the memory."""
+        self._models = {key: model for key, model in self._models.items() if model is not loaded}
+        self._subjects = {key: held for key, held in self._subjects.items() if held[0] is not loaded}
+
+
+def load_model(spec: str, dtype: str, settings: Settings) -> Any:
+    """Load a model by stabilitykit's own loader."""
+    from stabilitykit.subjects.models import load
+
+    return load(
+        spec,
+        dtype=dtype,
+        device=settings.device,
+        attention=settings.attention,
+        experts=settings.experts,
+        load_args=dict(settings.load_args),
+    )

@@ -1,0 +1,71 @@
+"""The fixtures: all of session scope, so that a test under `@given` may ask for any of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from stabilitykit.plugin.facade import Stability
+from stabilitykit.plugin.options import SETTINGS
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.subject import Subject
+
+
+class ModelChoice(NamedTuple):
+    """One model in one dtype, as the options ask for it."""
+
+    spec: str
+    dtype: str
+
+    @property
+    def id(self) -> str:
+        """A short name for test ids: of a path or hub id the last part, so that no folder is in an id."""
+        last = re.split(r"[/\\]", self.spec.rstrip("/\\"))[-1]
+        return re.sub(r"[^\w.@-]+", "_", last) + f"-{self.dtype}"
+
+
+@pytest.fixture(scope="session")
+def stability(pytestconfig: pytest.Config) -> Stability:
+    """Measure, record and judge: `stability.measure(measurement, subject)`; `stability.subject(prompt, path=...)`."""
+    return Stability(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def stability_choice(request: pytest.FixtureRequest) -> ModelChoice:
+    """One of the models and dtypes of the run; whatever asks for it is run once for each."""
+    settings = request.config.stash[SETTINGS]
+    choice: ModelChoice = getattr(request, "param", ModelChoice(settings.models[0], settings.dtypes[0]))
+    return choice
+
+
+@pytest.fixture(scope="session")
+def stability_model(stability: Stability, stability_choice: ModelChoice) -> Iterator[Any]:
+    """A model under test, once for each `--stability-model` and `--stability-dtype`.
+
+    Override it in a conftest.py, in session scope, to put a model object of your own under test: what does not ask
+    for `stability_choice` is not repeated for models it does not use.
+    """
+    loaded = stability.load(*stability_choice)
+    yield loaded
+    stability.forget(loaded)
+
+
+@pytest.fixture(scope="session")
+def stability_subject(stability: Stability, stability_model: Any) -> Subject:
+    """The model under test on the first prompt: whole prompt each time, batch 1, after the last norm."""
+    return stability.subject(loaded=stability_model)
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a model once for each model and dtype, with ids such as `smollm2-float32`."""
+    if "stability_choice" not in metafunc.fixturenames:
+        return
+    settings = metafunc.config.stash[SETTINGS]
+    choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
+    metafunc.parametrize(
+        "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
+    )

@@ -1,0 +1,95 @@
+"""Whether a test passes: which limits hold a result, and what breaking them says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stabilitykit import settings
+from stabilitykit.errors import StabilityError
+from stabilitykit.plugin import suite
+from stabilitykit.plugin.merge import named
+from stabilitykit.plugin.options import SETTINGS, given
+from stabilitykit.plugin.recorder import TestLog, worker
+from stabilitykit.results.failure import StabilityFailure
+from stabilitykit.results.limit import Bound, select
+from stabilitykit.results.record import Record
+from stabilitykit.results.result import Result
+
+if TYPE_CHECKING:
+    from stabilitykit.measurements.base import Measurement
+
+_FAILS = {"fail", "invalid"}
+
+
+def record_and_judge(log: TestLog, measurement: Measurement, result: Result) -> None:
+    """File the result, then hold it to its limits: StabilityFailure where one is broken."""
+    __tracebackhide__ = True
+    gate, marked = _marker(log.item, measurement)
+    required = dict(measurement.requires) if gate else {}
+    check_id = log.check_id(measurement.check_id())
+    log.file(_record(log, check_id, named(result), gate))
+    try:
+        asked = select(log.item.config.stash[SETTINGS].limits, check_id, result.readings)
+        _judge(log, check_id, result, gate, {**required, **marked, **asked})
+    except StabilityError as error:
+        log.judge(check_id, error.verdict, str(error))
+        raise
+
+
+def unmeasured(log: TestLog, measurement: Measurement, error: StabilityError) -> None:
+    """File a question that has no answer here, with the sentence that says why."""
+    check_id = log.check_id(measurement.check_id())
+    log.file(Record(check_id, log.item.nodeid, error.verdict, message=str(error), worker=worker()))
+
+
+def _record(log: TestLog, check_id: str, result: Result, gate: bool) -> Record:
+    return Record(check_id, log.item.nodeid, result.verdict, result, gate=gate, worker=worker())
+
+
+def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapping[str, Any]) -> None:
+    __tracebackhide__ = True
+    texts = {name: str(bound) for name, bound in limits.items()}
+    log.records[check_id] = replace(log.records[check_id], limits=texts, gate=gate or bool(limits))
+    try:
+        if limits:
+            result.judge(limits, _commands(log, limits, result))
+            log.judge(check_id, "pass")
+        elif result.verdict in _FAILS or (gate and result.verdict == "differs"):
+            raise StabilityFailure(f"{result.title}: {result.sentence}\n\n{_rerun(log.item)}", result)
+    except StabilityFailure as failure:
+        log.judge(check_id, "fail", str(failure))
+        raise
+
+
+def _marker(item: pytest.Item, measurement: Measurement) -> tuple[bool, Mapping[str, Any]]:
+    """Return whether the result is a gate, and the marker's limits; the nearest marker speaks first."""
+    gate = measurement.gate or item.config.stash[SETTINGS].strict
+    limits: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers("stability"))):
+        gate = marker.kwargs.get("gate", gate)
+        limits = {**limits, **marker.kwargs.get("limits", {})}
+    return gate, limits
+
+
+def _commands(log: TestLog, limits: Mapping[str, Any], result: Result) -> tuple[str, ...]:
+    """Return what to do next about a broken limit: repeat this test alone, or accept what was measured."""
+    for name, limit in limits.items():
+        reading = result.readings.get(name)
+        if reading is not None and not (bound := Bound.parse(limit, reading)).holds(reading.value):
+            sign = ">=" if bound.comparison.startswith(">") else "<="
+            accepted = f"{result.check_id}.{name}{sign}{float(reading.value)!r}"
+            return _rerun(log.item), f"Accept: --stability-limit {shlex.quote(accepted)}"
+    return ()
+
+
+def _rerun(item: pytest.Item) -> str:
+    """Return the command that repeats this test alone; a suite outside the root has no path that pytest takes."""
+    node = f'"{item.nodeid}"'
+    if suite.contains(item.path):
+        node = f'--pyargs "{suite.SUITE.name}.{item.path.stem}::{item.nodeid.split("::", 1)[1]}"'
+    return " ".join(["Rerun:  pytest", node, *map(shlex.quote, settings.arguments(given(item.config)))])

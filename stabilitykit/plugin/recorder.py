@@ -1,0 +1,157 @@
+"""What one test measured: filed before it is judged, merged by measurement, and sent once on the test's report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stabilitykit.errors import StabilityError, UsageError
+from stabilitykit.plugin import suite
+from stabilitykit.plugin.hygiene import Watch
+
+if TYPE_CHECKING:
+    from stabilitykit.results.record import Record
+
+CURRENT = pytest.StashKey[pytest.Item]()
+_LOG = pytest.StashKey["TestLog"]()
+# xdist carries plain strings on a report; a numpy number there would kill the whole run.
+JSON, KIND = "_stability_json", "_stability_kind"
+
+
+class TestLog:
+    """The records of one test, by check id, in the order of their first measurement."""
+
+    __test__ = False
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        self.watch = Watch()
+        self.records: dict[str, Record] = {}
+        self._sent: set[str] = set()
+        self._last = ""
+
+    def check_id(self, name: str) -> str:
+        """Return `name[parameters]`, or `name[test name]` without parameters: no path is in it."""
+        callspec = getattr(self.item, "callspec", None)
+        return f"{name}[{callspec.id if callspec else self.item.name}]"
+
+    def file(self, record: Record) -> None:
+        """Add a record, merged with what this test has already measured of the same kind."""
+        from stabilitykit.plugin.merge import merge
+
+        held = self.records.get(record.check_id)
+        self.records[record.check_id] = record if held is None else merge(held, record)
+        self._last = record.check_id
+
+    def judge(self, check_id: str, verdict: str, message: str = "") -> None:
+        """Set the verdict of a record; among several examples a failure stays, with the last failure's message."""
+        record = self.records[check_id]
+        if record.verdict in ("fail", "invalid") and verdict not in ("fail", "invalid"):
+            return
+        self.records[check_id] = replace(record, verdict=verdict, message=message or record.message)
+
+    def blame(self, error: BaseException) -> None:
+        """A test that failed on its own after measuring failed over what it measured last."""
+        result = getattr(error, "result", None)
+        check_id = next((i for i, r in self.records.items() if r.result is not None and r.result is result), self._last)
+        if self.records[check_id].verdict != "invalid":
+            self.judge(check_id, verdict_of(error), _said(error))
+
+    def unsent(self) -> list[Record]:
+        """Return the records that no report has carried yet."""
+        found = [record for check_id, record in self.records.items() if check_id not in self._sent]
+        self._sent.update(record.check_id for record in found)
+        return found
+
+
+def log_of(item: pytest.Item) -> TestLog:
+    """Return the test's log; it is made when first asked for."""
+    return item.stash.setdefault(_LOG, TestLog(item))
+
+
+def current(config: pytest.Config) -> TestLog:
+    """Return the log of the test that is running; UsageError outside of one."""
+    item = config.stash.get(CURRENT, None)
+    if item is None:
+        raise UsageError("stability measures inside a test; no test is running now")
+    return log_of(item)
+
+
+def uses_stability(item: pytest.Item) -> bool:
+    """Return whether this test measures: it asks for the fixture, directly or through another, or has done so."""
+    return "stability" in getattr(item, "fixturenames", ()) or _LOG in item.stash
+
+
+def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Put the test's records on its report, and their numbers where JUnit finds them."""
+    if not uses_stability(item):
+        return
+    setattr(report, KIND, "suite" if suite.contains(item.path) else "test")
+    log = log_of(item)
+    if call.excinfo is not None and report.when != "teardown":
+        _explain(log, call.excinfo.value, report)
+    if records := [] if report.when == "setup" and report.passed else log.unsent():
+        item.user_properties.extend(_properties(records))
+        setattr(report, JSON, [_text(item, record) for record in records])
+
+
+def verdict_of(error: BaseException) -> str:
+    """Return what a test that ended in this error is filed as."""
+    if isinstance(error, StabilityError):
+        return error.verdict
+    # pytest-timeout fails a test with a message of this form, and has no class for it.
+    return "timeout" if str(error).startswith("Timeout (>") else "fail"
+
+
+def _explain(log: TestLog, error: BaseException, report: pytest.TestReport) -> None:
+    if log.records:
+        if not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception):
+            log.blame(error)
+        return
+    from stabilitykit.results.record import Record
+
+    function = str(getattr(log.item, "originalname", log.item.name))
+    verdict = verdict_of(error)
+    if isinstance(error, pytest.skip.Exception):
+        verdict = "skipped"
+    elif report.when == "setup" and verdict == "fail":
+        verdict = "invalid"  # a test that never began has not failed a measurement
+    check_id = log.check_id(function.removeprefix("test_"))
+    log.file(Record(check_id, log.item.nodeid, verdict, message=_said(error), worker=worker()))
+
+
+def worker() -> str:
+    """Return the name of this xdist worker, or nothing."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
+def _said(error: BaseException) -> str:
+    text = str(getattr(error, "msg", None) or error)
+    return text if isinstance(error, StabilityError | AssertionError) and text else f"{type(error).__name__}: {text}"
+
+
+def _properties(records: list[Record]) -> list[tuple[str, object]]:
+    """Return (name, number) for JUnit; the check's name is in it only where one test has several."""
+    found: list[tuple[str, object]] = []
+    for record in records:
+        prefix = "stability." if len(records) == 1 else f"stability.{record.check_id.split('[', 1)[0]}."
+        for name, reading in record.result.readings.items() if record.result else ():
+            value = float(reading.value)
+            whole = math.isfinite(value) and value.is_integer()
+            found.append((prefix + name, int(value) if whole else value))
+    return found
+
+
+def _text(item: pytest.Item, record: Record) -> str:
+    from stabilitykit.results.record import Record as Kind
+
+    data: dict[str, Any] = record.to_dict()
+    item.config.hook.pytest_stability_update_record(record=data)
+    text = json.dumps(data, allow_nan=False, sort_keys=True)
+    Kind.from_dict(json.loads(text))  # what a hook made of it must still be a record
+    return text

@@ -1,0 +1,203 @@
+"""Every option, declared once: the command line, the ini file, `stabilitykit run` and the help texts derive from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stabilitykit.errors import UsageError
+from stabilitykit.profile import PROFILES, Profile
+from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
+
+if TYPE_CHECKING:
+    from stabilitykit.results.limit import Limit
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
+_ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: `--stability-NAME` for pytest, `stability_NAME` in an ini file, `--NAME` for `stabilitykit run`."""
+
+    name: str
+    help: str
+    metavar: str = ""
+    default: str = ""
+    kind: Literal["text", "list", "number", "flag"] = "text"
+
+    @property
+    def key(self) -> str:
+        """The ini name, which is also the name of the attribute that pytest keeps the raw value in."""
+        return f"stability_{self.name.replace('-', '_')}"
+
+    @property
+    def explained(self) -> str:
+        """The help text with the default in it."""
+        return f"{self.help} (default: {self.default})" if self.default else self.help
+
+
+OPTIONS = (
+    Option("model", "model under test: smollm2, tiny, a hub id, a folder, a .gguf file", "SPEC", "smollm2", "list"),
+    Option("dtype", f"comma-separated list of {', '.join(DTYPES)}", "LIST", "float32"),
+    Option("device", "cpu, cuda, cuda:N, mps, xpu or xpu:N", "DEVICE", "cpu"),
+    Option("prompts", "UTF-8 file of prompts, one a line; blank lines and # comments are skipped", "FILE"),
+    Option("profile", f"how much to measure: {', '.join(PROFILES)}", "NAME", "quick"),
+    Option("report", "write the report into this folder; the suite's default is reports", "DIR"),
+    Option("limit", "gate, such as 'batch_invariance.max_ulp<=4' (glob on check ids)", "EXPR", kind="list"),
+    Option("strict", "hold every measurement to its ideal: a difference fails the test", kind="flag"),
+    Option("attention", "attention implementation to load the model with, such as eager or sdpa", "NAME"),
+    Option("experts", "experts implementation to load the model with, such as eager", "NAME"),
+    Option("load-arg", "argument for the model's loader, VALUE read as JSON if it is", "KEY=VALUE", kind="list"),
+    Option("seed", "seed of everything drawn at random", "N", "0", "number"),
+    Option("suite", "run the installed suite stability_tests; without other arguments, run it alone", kind="flag"),
+    Option("progress", "draw progress bars also where no terminal is seen", kind="flag"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run was asked to do, checked; see `OPTIONS` for what each field means."""
+
+    models: tuple[str, ...] = ("smollm2",)
+    dtypes: tuple[str, ...] = ("float32",)
+    device: str = "cpu"
+    prompts: tuple[str, ...] = DEFAULT_PROMPTS
+    profile: Profile = PROFILES["quick"]
+    report: Path | None = None
+    limits: tuple[Limit, ...] = ()
+    strict: bool = False
+    attention: str | None = None
+    experts: str | None = None
+    load_args: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    suite: bool = False
+    progress: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-plain values, for the report and for cache keys."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            **plain,
+            "models": list(self.models),
+            "dtypes": list(self.dtypes),
+            "prompts": list(self.prompts),
+            "profile": self.profile.name,
+            "report": None if self.report is None else str(self.report),
+            "limits": [str(limit) for limit in self.limits],
+            "load_args": dict(self.load_args),
+        }
+
+
+def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any], base: Path) -> Settings:
+    """Return the settings: command line over ini file over default; UsageError for a value that cannot be meant.
+
+    `given` and `configured` return an option's raw value from the two sources, None (or an empty list) where it was
+    not set. Relative paths are of the working directory on the command line and of `base` in the ini file.
+    """
+    raw: dict[str, Any] = {}
+    roots: dict[str, Path] = {}
+    for option in OPTIONS:
+        value, root = given(option), Path.cwd()
+        if value in (None, []):
+            value, root = configured(option), base
+        raw[option.name] = _default(option) if value in (None, [], "") else value
+        roots[option.name] = root
+    report = raw["report"] or ("reports" if raw["suite"] else "")
+    return Settings(
+        models=tuple(_text("model", spec) for spec in raw["model"]),
+        dtypes=_dtypes(raw["dtype"]),
+        device=_device(raw["device"]),
+        prompts=read_prompts(roots["prompts"] / raw["prompts"]) if raw["prompts"] else DEFAULT_PROMPTS,
+        profile=_profile(raw["profile"]),
+        report=roots["report"] / report if report else None,
+        limits=_limits(raw["limit"]),
+        strict=bool(raw["strict"]),
+        attention=raw["attention"] or None,
+        experts=raw["experts"] or None,
+        load_args=_load_args(raw["load-arg"]),
+        seed=_seed(raw["seed"]),
+        suite=bool(raw["suite"]),
+        progress=bool(raw["progress"]),
+    )
+
+
+def _default(option: Option) -> Any:
+    if option.kind == "list":
+        return [option.default] if option.default else []
+    return option.default
+
+
+def _text(name: str, value: str) -> str:
+    if not value.strip():
+        raise UsageError(f"{name} is empty; give a name, or leave the option out for its default")
+    return value.strip()
+
+
+def _dtypes(value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    for name in names:
+        if name not in DTYPES:
+            raise UsageError(f"dtype {name!r} is none of {', '.join(DTYPES)}")
+    return names
+
+
+def _device(value: str) -> str:
+    if not _DEVICE.match(value):
+        raise UsageError(f"device {value!r} is none of cpu, cuda, cuda:N, mps, xpu, xpu:N")
+    return value
+
+
+def _profile(value: str) -> Profile:
+    if value not in PROFILES:
+        raise UsageError(f"profile {value!r} is none of {', '.join(PROFILES)}")
+    return PROFILES[value]
+
+
+def _seed(value: str | int) -> int:
+    if not str(value).isdecimal():
+        raise UsageError(f"seed {value!r} is not a whole number from 0 up")
+    return int(value)
+
+
+def _limits(expressions: list[str]) -> tuple[Limit, ...]:
+    if not expressions:
+        return ()
+    from stabilitykit.results.limit import Limit  # brings in numpy, which a run without limits may never need
+
+    return tuple(Limit.parse(expression) for expression in expressions)
+
+
+def _load_args(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        if not _ADVICE.match(pair):
+            raise UsageError(f"load-arg {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
+        key, value = pair.split("=", 1)
+        found[key] = _json_or_text(value)
+    return tuple(found.items())
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def arguments(given: Mapping[str, Any]) -> list[str]:
+    """Return raw values as pytest arguments, to repeat a run: what was given, in the order of `OPTIONS`."""
+    found: list[str] = []
+    for option in OPTIONS:
+        value = given.get(option.name)
+        if value is True:
+            found.append(f"--stability-{option.name}")
+        elif value not in (None, False, []):
+            values = value if isinstance(value, list) else [value]
+            found += [f"--stability-{option.name}={one}" for one in values]
+    return found
