@@ -25,7 +25,7 @@ from stabilitykit.subjects.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a measurement will take, in rows: an upper bound stated before the work starts."""
+    """What a measurement is expected to take, in rows, stated before the work starts."""
 
     forwards: int = 0
     backwards: int = 0
@@ -70,7 +70,11 @@ class Measurement(ABC):
 
     @abstractmethod
     def cost(self, subject: Subject) -> Cost:
-        """Return an upper bound on the rows this will run, without running any."""
+        """Return the rows this is expected to run, without running any."""
+
+    def schema(self) -> tuple[Metric, ...]:
+        """Return the metrics of this instance; more than `metrics` only where a parameter decides their number."""
+        return self.metrics
 
     @final
     def measure(self, subject: Subject) -> Result:
@@ -83,8 +87,9 @@ class Measurement(ABC):
             measurement=type(self).__name__,
             check_id=self.check_id(),
             verdict=finding.verdict,
+            title=self.title,
             sentence=finding.sentence,
-            readings=readings(self.metrics, finding.values),
+            readings=readings(self.schema(), finding.values),
             rows=finding.rows,
             arrays=finding.arrays,
             parameters=self.parameters(),
@@ -106,10 +111,26 @@ class Measurement(ABC):
         return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
 
     @property
+    def title(self) -> str:
+        """The measurement as one would type it, without the parameters that have their defaults."""
+        given = [item for item in fields(self) if getattr(self, item.name) is not item.default]
+        changed = [item for item in given if not _equal(getattr(self, item.name), item.default)]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in changed)})"
+
+    @property
     def identity(self) -> str:
         """Digest of class and parameters: equal exactly when the same question is asked."""
         text = json.dumps([type(self).__name__, to_plain(self.parameters())], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and not isinstance(value, Tensor | np.ndarray) and bool(value == default)
+
+
+def _short(value: Any) -> str:
+    text = str(_plain(value)) if isinstance(value, Tensor | np.ndarray) else repr(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 def _plain(value: Any) -> Any:

@@ -75,7 +75,8 @@ class Execution:
 class Result:
     """One answer of one measurement about one subject.
 
-    `check_id` is the stable id that limits and baselines name. `rows` is tidy data: one mapping a direction,
+    `check_id` is the stable id that limits and baselines name; `title` is the measurement as one would type it, e.g.
+    `BatchInvariance(sizes=(2, 8))`. `rows` is tidy data: one mapping a direction,
     prompt, batch size or singular index. `arrays` are numpy arrays without objects. `parameters` are the
     measurement's fields; `subject`, `environment` and `execution` say what ran, where, and at what cost.
     """
@@ -83,6 +84,7 @@ class Result:
     measurement: str
     check_id: str
     verdict: str
+    title: str
     sentence: str
     readings: Mapping[str, Reading]
     rows: tuple[Row, ...] = ()
@@ -99,11 +101,6 @@ class Result:
         """Refuse a verdict outside the vocabulary: a typo there would turn a failure into silence."""
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
-
-    @property
-    def title(self) -> str:
-        """The measurement with its parameters, e.g. `BatchInvariance(sizes=(2, 8))`."""
-        return f"{self.measurement}({', '.join(f'{k}={v}' for k, v in self.parameters.items() if _is_short(v))})"
 
     def frame(self) -> pd.DataFrame:
         """Return the tidy rows as a pandas frame."""
@@ -139,6 +136,7 @@ class Result:
             "measurement": self.measurement,
             "check_id": self.check_id,
             "verdict": self.verdict,
+            "title": self.title,
             "sentence": self.sentence,
             "readings": [reading.to_dict() for reading in self.readings.values()],
             "rows": [to_plain(dict(row)) for row in self.rows],
@@ -163,7 +161,7 @@ class Result:
                 "read it with the version that wrote it, or measure again"
             )
         found = [Reading.from_dict(reading) for reading in data["readings"]]
-        texts = ("measurement", "check_id", "verdict", "sentence", "noise")
+        texts = ("measurement", "check_id", "verdict", "title", "sentence", "noise")
         mappings = ("parameters", "subject", "environment")
         return cls(
             **{name: data[name] for name in texts},
@@ -179,7 +177,3 @@ class Result:
     def to_json(self) -> str:
         """Return strict JSON (no NaN literal), sorted keys."""
         return json.dumps(self.to_dict(), allow_nan=False, sort_keys=True)
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | tuple | list) and len(str(value)) <= 40

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class CausalLMSubject(Subject):
     `path="prefill"` runs the whole prompt each time; with batch 1 it is bit-equal to
     `model.base_model(inputs_embeds=E, use_cache=False)`. `path="decode"` caches the prefix once and runs one token, as
     generation does. Construction proves what the bits rest on, or refuses in one sentence: ids and embeddings give the
-    same logits; the same call twice gives the same bits; a lane does not see its neighbours. Threads and attention
-    kernel are the ambient ones and are never changed here.
+    same logits; the same call twice gives the same bits, unless `allow_noise`; a lane does not see its neighbours.
+    Threads and attention kernel are the ambient ones and are never changed here.
 
     Cost of construction: 3 forwards of the prompt at batch 1 and 2 + draws at the batch shape.
     """
@@ -44,6 +45,7 @@ class CausalLMSubject(Subject):
         site: str = "post_norm",
         path: str = "prefill",
         batch: int = 1,
+        allow_noise: bool = False,
         anatomy: Anatomy | None = None,
         counter: Counter | None = None,
     ) -> None:
@@ -55,6 +57,7 @@ class CausalLMSubject(Subject):
         self.prompt = prompt
         self.ids = token_ids(loaded, self.anatomy, prompt)
         self.experts: str | None = None
+        self.allow_noise = allow_noise
         self._tap = locate(site, self.anatomy, self.model)
         self._prefixes: dict[int, Prefix] = {}
         embeddings = self._embed()
@@ -112,6 +115,14 @@ class CausalLMSubject(Subject):
                 ids = [self.ids[i % len(self.ids)] for i in range(length)]
                 yield self._varied(prompt=ids, path=path, batch=1)
 
+    def neighbours(self, count: int, seed: int) -> Tensor:
+        """Return the embeddings of random other tokens, (count, H)."""
+        weight = self.anatomy.embedding.weight
+        draws = np.random.Generator(np.random.PCG64(seed)).integers(0, len(weight), size=count)  # type: ignore[arg-type]
+        with torch.no_grad():
+            rows: Tensor = self.anatomy.embedding(torch.from_numpy(draws).to(self.x0.device))
+        return rows.to(self.x0)
+
     @property
     def depth(self) -> int:
         """Number of decoder blocks."""
@@ -155,7 +166,7 @@ class CausalLMSubject(Subject):
 
     def _embed(self) -> Tensor:
         with torch.no_grad():
-            ids = torch.tensor(self.ids, device=self.anatomy.embedding.weight.device)  # type: ignore[union-attr, arg-type]
+            ids = torch.tensor(self.ids, device=self.anatomy.embedding.weight.device)  # type: ignore[arg-type]
             embedded: Tensor = self.anatomy.embedding(ids)
         return embedded
 
@@ -213,5 +224,5 @@ class CausalLMSubject(Subject):
             self.model.set_experts_implementation(ours)
 
     def _varied(self, **changes: Any) -> CausalLMSubject:
-        fields = {"prompt": self.prompt, "site": self.site, "path": self.path, "batch": self.batch}
+        fields = {name: getattr(self, name) for name in ("prompt", "site", "path", "batch", "allow_noise")}
         return CausalLMSubject(self.loaded, **{**fields, **changes}, anatomy=self.anatomy, counter=self.counter)

@@ -46,7 +46,7 @@ def run(
     searches: Iterable[Search[T]],
     *,
     screen: bool = True,
-    done: Callable[[int], None] = lambda _: None,
+    done: Callable[[int], object] = lambda _: None,
 ) -> list[T]:
     """Drive the searches to their ends and return what they return, in their order.
 
@@ -61,7 +61,7 @@ class _Scheduler(Generic[T]):
     """The batch as a row of lanes, each with a search of its own."""
 
     def __init__(
-        self, subject: Subject, searches: Iterator[Search[T]], screen: bool, done: Callable[[int], None]
+        self, subject: Subject, searches: Iterator[Search[T]], screen: bool, done: Callable[[int], object]
     ) -> None:
         self.subject = subject
         self.waiting = enumerate(searches)

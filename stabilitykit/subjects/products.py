@@ -37,8 +37,8 @@ def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     X = subject.copies(len(V))
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-            dual = forward_ad.make_dual(X, V.to(X))
-            primal, tangent = forward_ad.unpack_dual(subject.forward(dual))
+            dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]
+            primal, tangent = forward_ad.unpack_dual(subject.forward(dual))  # type: ignore[no-untyped-call]
     except (NotImplementedError, RuntimeError) as error:
         raise UnsupportedError(
             f"{subject.name} ({type(subject.model).__name__}) has an operation without a forward derivative: {error}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,12 @@ class Subject(ABC):
     def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
         """Yield subjects of the same model whose bits batching may change: other lengths and paths; here only self."""
         yield self
+
+    def neighbours(self, count: int, seed: int) -> Tensor:
+        """Return other inputs to sit beside x0 in a batch, (count, H): x0 with its entries permuted."""
+        random = np.random.Generator(np.random.PCG64(seed))
+        orders = [random.permutation(self.x0.numel()) for _ in range(count)]
+        return torch.stack([self.x0[torch.from_numpy(order)] for order in orders])
 
     @property
     def depth(self) -> int:

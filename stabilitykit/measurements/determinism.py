@@ -1,0 +1,228 @@
+"""Does the same question get the same bits: again, and in other company?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import UsageError
+from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.progress import bar
+from stabilitykit.numerics import statistics
+from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.results.metric import Metric, Reading
+from stabilitykit.results.result import Worst
+from stabilitykit.subjects.subject import Subject
+
+BITS = Metric("differing_bits", "elements", "lower", "output elements of which any bit differs, in the worst case")
+ULP = Metric("max_ulp", "ULP", "lower", "largest distance of two differing elements in units in the last place")
+SCALED = Metric("max_scaled_ulp", "ULP", "lower", "largest difference over the ULP of the largest output element")
+
+
+@dataclass(frozen=True, eq=False)
+class RunToRun(Measurement):
+    """Run the same input `runs` times after a first, and compare every bit: readings say how many differed.
+
+    Each run is a whole forward of B copies of x0. `rate_bound` is the exact one-sided 95% upper bound on the rate of
+    differing runs, under the assumption that runs are independent draws of one machine state: it says nothing about
+    another process, load or clock. UsageError for fewer than one run. Cost: (runs + 1) * B forwards.
+    Source: Clopper & Pearson 1934.
+    """
+
+    runs: int = 59
+    confidence: float = 0.95
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("differing_runs", "runs", "lower", "runs in which any output bit differs from the first"),
+        Metric("runs", "runs", "neither", "runs compared with the first"),
+        Metric("rate_bound", "share", "lower", "upper confidence bound on the rate of differing runs"),
+        Metric("distinct_outputs", "outputs", "lower", "different outputs seen, the first included"),
+        BITS,
+        ULP,
+    )
+    gate: ClassVar[bool] = True
+    requires: ClassVar[Mapping[str, str]] = {"differing_runs": "<= 0"}
+    causes: ClassVar[tuple[str, ...]] = (
+        "an atomic or racing reduction",
+        "dropout or noise left on",
+        "a buffer that is read before it is written",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a count that proves nothing."""
+        if self.runs < 1:
+            raise UsageError(f"runs={self.runs} compares nothing; give at least 1")
+
+    def cost(self, subject: Subject) -> Cost:
+        """Exact: one batch a run and one to compare with."""
+        return Cost(forwards=(self.runs + 1) * subject.batch)
+
+    def find(self, subject: Subject) -> Finding:
+        """Run, compare, count."""
+        X = subject.copies(subject.batch)
+        first = subject.finite(subject.evaluate(X))
+        outputs, differences = {_key(first)}, []
+        with bar(self.runs, "run to run", "run") as progress:
+            for _ in range(self.runs):
+                again = subject.evaluate(X)
+                outputs.add(_key(again))
+                differences.append(difference(first, again))
+                progress.update()
+        worst = max(differences, key=lambda one: (one.differing_bits, one.max_ulp))
+        differing = sum(not one.identical for one in differences)
+        rows = tuple(
+            {"run": run + 1, "differs": not one.identical, "differing_bits": one.differing_bits, "max_ulp": one.max_ulp}
+            for run, one in enumerate(differences)
+        )
+        return Finding(
+            values={
+                "differing_runs": differing,
+                "runs": self.runs,
+                "rate_bound": statistics.rate_bound(differing, self.runs, self.confidence),
+                "distinct_outputs": len(outputs),
+                "differing_bits": worst.differing_bits,
+                "max_ulp": worst.max_ulp,
+            },
+            sentence=f"{statistics.sentence(differing, self.runs, self.confidence)}, if runs are independent draws.",
+            verdict="differs" if differing else "pass",
+            rows=rows,
+            worst=_worst(worst, "y", ("first", "again")) if differing else None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BatchInvariance(Measurement):
+    """Compare a row computed alone with the same row inside batches: other sizes, slots and neighbours.
+
+    For every relative of the subject (a causal model: its prompt cut to each of `lengths`, on both paths, since kernels
+    change with the number of rows and long prompts pass vacuously), for every size: x0 among copies of itself in every
+    slot, and among other inputs in the first and last slot. Rows: path, length, size, slot, neighbours, differing_bits,
+    share, max_ulp, max_scaled_ulp, l2, bits_equal. UsageError for a size below 2. Cost: each relative one forward alone
+    and three a size.
+    Source: He & Thinking Machines 2025 named the cause; sizes and lengths that expose it were measured.
+    """
+
+    sizes: tuple[int, ...] = (2, 3, 8)
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        BITS,
+        ULP,
+        SCALED,
+        Metric("differing_cases", "cases", "lower", "compared rows of which any bit differs"),
+        Metric("cases", "cases", "neither", "rows compared with the row computed alone"),
+        Metric("output_change", "output", "lower", "largest L2 distance from the row computed alone"),
+    )
+    requires: ClassVar[Mapping[str, str]] = {"differing_bits": "<= 0"}
+    causes: ClassVar[tuple[str, ...]] = (
+        "a matrix kernel chosen by the number of rows",
+        "a reduction whose order depends on the batch size",
+        "attention split by the cache length",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse sizes without company."""
+        if not self.sizes or min(self.sizes) < 2:
+            raise UsageError(f"sizes={self.sizes}: a batch that compares anything has at least 2 rows")
+        if not self.lengths or min(self.lengths) < 1:
+            raise UsageError(f"lengths={self.lengths}: a prompt has at least 1 token")
+
+    def cost(self, subject: Subject) -> Cost:
+        """Exact for a causal model; one relative otherwise."""
+        relatives = 2 * len(self.lengths) if subject.depth else 1
+        return Cost(forwards=relatives * (1 + 3 * sum(self.sizes)))
+
+    def find(self, subject: Subject) -> Finding:
+        """Compare every case; the noise sentence rests on each relative's own repeatability."""
+        cases: list[tuple[dict[str, Any], Difference]] = []
+        relatives = 2 * len(self.lengths) if subject.depth else 1
+        with bar(relatives, "batch invariance", "prompt") as progress:
+            for relative in subject.relatives(self.lengths):
+                cases += list(self._cases(relative))
+                progress.update()
+        differing = [case for case in cases if not case[1].identical]
+        where, worst = max(cases, key=lambda case: (case[1].max_scaled_ulp, case[1].differing_bits))
+        place = {name: str(where[name]) for name in ("path", "length", "size", "slot")}
+        values: dict[str, float | Reading] = {
+            "differing_bits": Reading(BITS, max(one.differing_bits for _, one in cases), place=place),
+            "max_ulp": Reading(ULP, max(one.max_ulp for _, one in cases), place=place),
+            "max_scaled_ulp": Reading(SCALED, worst.max_scaled_ulp, place=place),
+            "differing_cases": len(differing),
+            "cases": len(cases),
+            "output_change": max(one.l2 for _, one in cases),
+        }
+        return Finding(
+            values,
+            _batch_sentence(differing, cases),
+            verdict="differs" if differing else "pass",
+            rows=tuple({**row, **_columns(one)} for row, one in cases),
+            worst=_worst(worst, _case_name(where), ("alone", "in batch")) if differing else None,
+            noise="every row alone was computed twice with equal bits, so this is not run-to-run noise",
+        )
+
+    def _cases(self, subject: Subject) -> Iterator[tuple[dict[str, Any], Difference]]:
+        description = subject.describe()
+        alone = subject.finite(subject.evaluate(subject.copies(1)))
+        repeated = difference(alone, subject.evaluate(subject.copies(1)))
+        if not repeated.identical:
+            raise UsageError(f"{subject.name} differs from itself without any batch; ask RunToRun first")
+        where = {"path": description.get("path", ""), "length": len(description.get("token_ids", ())) or 1}
+        for size in self.sizes:
+            for slot, neighbours, row in _in_company(subject, size):
+                yield {**where, "size": size, "slot": slot, "neighbours": neighbours}, difference(alone[0], row)
+
+
+def _in_company(subject: Subject, size: int) -> Iterator[tuple[int, str, Tensor]]:
+    """Yield (slot, neighbours, output row of x0) for one batch size."""
+    rows = subject.evaluate(subject.copies(size))
+    for slot in range(size):
+        yield slot, "copies", rows[slot]
+    for slot in (0, size - 1):
+        X = subject.neighbours(size, seed=size)
+        X[slot] = subject.x0
+        yield slot, "others", subject.evaluate(X)[slot]
+
+
+def _columns(one: Difference) -> dict[str, Any]:
+    return {
+        "differing_bits": one.differing_bits,
+        "share": one.differing_bits / one.elements if one.elements else 0.0,
+        "max_ulp": one.max_ulp,
+        "max_scaled_ulp": one.max_scaled_ulp,
+        "l2": one.l2,
+        "bits_equal": one.identical,
+    }
+
+
+def _case_name(where: Mapping[str, Any]) -> str:
+    path = f"{where['path']} of {where['length']} tokens, " if where["path"] else ""
+    return f"y ({path}batch {where['size']}, slot {where['slot']}, among {where['neighbours']})"
+
+
+def _worst(one: Difference, name: str, sides: tuple[str, str]) -> Worst | None:
+    if one.worst is None:
+        return None
+    place = ", ".join(map(str, one.worst.index))
+    left, right = (
+        f"{value:.9g} ({bits})"
+        for value, bits in ((one.worst.left, one.worst.left_bits), (one.worst.right, one.worst.right_bits))
+    )
+    return Worst(f"{name}[{place}]", sides[0], left, sides[1], right)
+
+
+def _batch_sentence(differing: list[Any], cases: list[Any]) -> str:
+    if not differing:
+        return f"A row has the same bits alone and in company in all {len(cases)} cases."
+    shapes = len({(row["path"], row["length"], row["size"]) for row, _ in differing})
+    return (
+        f"The same row has other bits in company than alone in {len(differing)} of {len(cases)} cases "
+        f"({shapes} combinations of path, prompt length and batch size)."
+    )
+
+
+def _key(output: Tensor) -> bytes:
+    return output.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

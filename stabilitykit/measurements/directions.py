@@ -1,0 +1,127 @@
+"""Directions by name, by recipe or by numbers, and a store so that one subject's singular vectors exist once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from stabilitykit.errors import UsageError
+from stabilitykit.measurements.spectrum import unit_vectors
+from stabilitykit.numerics.bits import name_of
+from stabilitykit.results.plain import to_plain
+from stabilitykit.subjects.environment import environment, numeric_key
+from stabilitykit.subjects.subject import Subject
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """Something that expands to an exact direction, as `stabilitykit.strategies` draws them."""
+
+    kind: str
+
+    def expand(self, basis: Tensor | None = None) -> Tensor:
+        """Return the direction, (H,) float64."""
+
+
+Directions = Tensor | str | Recipe | Sequence[str | Recipe]
+
+_NAME = re.compile(r"(-?)v([1-9][0-9]*)")
+_memory: dict[str, Tensor] = {}
+_folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
+
+
+@contextmanager
+def vectors_in(folder: Path) -> Iterator[None]:
+    """Share singular vectors of the work inside through a folder, so that several workers compute them once."""
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]]:
+    """Return (N, H) directions exactly as meant and a label each.
+
+    A tensor (H,) or (N, H) is used as given; "v1", "-v2" are right singular vectors; a recipe expands itself.
+    UsageError for anything else, naming what is accepted.
+    """
+    H = subject.x0.numel()
+    if isinstance(directions, Tensor):
+        rows = directions.reshape(-1, directions.shape[-1]) if directions.dim() else directions[None, None]
+        if directions.dim() > 2 or rows.shape[1] != H:
+            raise UsageError(f"directions have shape {tuple(directions.shape)}; give ({H},) or (N, {H})")
+        if not rows.dtype.is_floating_point:
+            raise UsageError(f"directions are {name_of(rows.dtype)}; give floating-point numbers")
+        return rows, [str(index) for index in range(len(rows))]
+    wanted = [directions] if isinstance(directions, str | Recipe) else list(directions)
+    return torch.stack([_one(direction, subject) for direction in wanted]), [_label(one) for one in wanted]
+
+
+def _one(direction: str | Recipe, subject: Subject) -> Tensor:
+    if isinstance(direction, str):
+        match = _NAME.fullmatch(direction)
+        if match is None:
+            raise UsageError(f"direction {direction!r} is not 'v1', '-v2', ..., a recipe, or a tensor (H,) or (N, H)")
+        vector = singular_vectors(subject, int(match[2]))[int(match[2]) - 1]
+        return -vector if match[1] else vector
+    return direction.expand()
+
+
+def _label(direction: str | Recipe) -> str:
+    return direction if isinstance(direction, str) else repr(direction)
+
+
+def singular_vectors(subject: Subject, count: int) -> Tensor:
+    """Return the first `count` right singular vectors of the subject, (>= count, H) float64, signs fixed.
+
+    Computed once for a subject and numeric environment: kept in memory, and in the folder of `vectors_in` if one is
+    set, behind a lock. The batch shape does not change the map, so it is not part of the key.
+    """
+    H = subject.x0.numel()
+    if count > H:
+        raise UsageError(f"v{count} does not exist: the input has {H} coordinates")
+    key = _key(subject)
+    if len(_memory.get(key, ())) < count:
+        _memory[key] = _shared(key, subject, count)
+    return _memory[key]
+
+
+def _shared(key: str, subject: Subject, count: int) -> Tensor:
+    folder = _folder.get()
+    if folder is None:
+        return _compute(subject, count)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.npy"
+    with FileLock(f"{path}.lock"):
+        if path.exists() and len(vectors := torch.from_numpy(np.load(path, allow_pickle=False))) >= count:
+            return vectors
+        vectors = _compute(subject, count)
+        partial = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, vectors.numpy(), allow_pickle=False)
+        partial.replace(path)
+        return vectors
+
+
+def _compute(subject: Subject, count: int) -> Tensor:
+    several = max(count, min(5, subject.x0.numel(), subject.baseline.shape[1]))
+    return unit_vectors(subject, list(range(1, several + 1)))
+
+
+def _key(subject: Subject) -> str:
+    described = {key: value for key, value in subject.describe().items() if key not in ("batch", "proofs")}
+    setting = numeric_key(environment(getattr(subject, "loaded", None)))
+    text = json.dumps([to_plain(described), setting, id(subject.__class__)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

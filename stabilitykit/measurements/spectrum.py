@@ -1,0 +1,127 @@
+"""How much does the model stretch the smallest changes, and along which directions?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from stabilitykit.errors import InvalidError, UsageError
+from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.numerics import spectrum
+from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.numerics.spectrum import Triplets
+from stabilitykit.results.metric import Metric
+from stabilitykit.subjects.subject import Subject
+
+_SHOWN = 16
+"""Singular values that become readings of their own; the rows hold all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class SingularSpectrum(Measurement):
+    """Singular values of the Jacobian J = dy/dx at x0: sigma_1 is the local Lipschitz constant of exact arithmetic.
+
+    `k` values from products alone (Golub-Kahan-Lanczos with full reorthogonalisation), or "all" from the dense J in
+    float64. Readings: sigma_i and residual_i (output units per input unit; a true singular value lies within the
+    residual), `gap` = (sigma_1 - sigma_2) / sigma_1, `adjoint_defect` of the two products. Arrays: `sigma` (k,),
+    `residual` (k,), `v` (k, H), `u` (k, M). UsageError for an impossible k, InvalidError for non-finite products or an
+    adjoint defect over its bound. Cost: at most `max_products` products, about 4 k to 8 k; "all": M reverse products.
+    Source: Golub & Kahan 1965; the study's experiment 2 computed the dense J for five of its vectors.
+    """
+
+    k: int | Literal["all"] = 5
+    tolerance: float = 1e-5
+    max_products: int = 60
+
+    causes: ClassVar[tuple[str, ...]] = (
+        "a prompt whose last token sits where the model is steep",
+        "a norm with large gains after a small residual",
+        "weights that changed: compare the model digest",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a k that is neither a count nor "all"."""
+        if self.k != "all" and (not isinstance(self.k, int) or self.k < 1):
+            raise UsageError(f"k={self.k!r} is neither a positive count nor 'all'")
+
+    def schema(self) -> tuple[Metric, ...]:
+        """One sigma and one residual a shown index, then the gap and the adjoint defect."""
+        return (*_indexed(_SHOWN if self.k == "all" else min(self.k, _SHOWN)), _GAP, _ADJOINT)
+
+    def cost(self, subject: Subject) -> Cost:
+        """Expected products: M reverse for "all", else the budget."""
+        if self.k == "all":
+            return Cost(backwards=subject.baseline.shape[1])
+        return Cost(forwards=self.max_products // 2, backwards=self.max_products // 2)
+
+    def find(self, subject: Subject) -> Finding:
+        """Compute the triplets, after the products have proved that they belong to one map."""
+        adjoint = checked_linearisation(subject)
+        triplets = self.triplets(subject)
+        shown = min(len(triplets.sigma), _SHOWN)
+        values = {f"sigma_{i + 1}": float(triplets.sigma[i]) for i in range(shown)}
+        values |= {f"residual_{i + 1}": float(triplets.residual[i]) for i in range(shown)}
+        values |= {"gap": triplets.gap} | ({"adjoint_defect": adjoint} if adjoint is not None else {})
+        return Finding(
+            values=values,
+            sentence=_sentence(triplets),
+            rows=tuple(
+                {"index": i + 1, "sigma": float(s), "residual": float(r)}
+                for i, (s, r) in enumerate(zip(triplets.sigma, triplets.residual, strict=True))
+            ),
+            arrays={name: getattr(triplets, name).numpy() for name in ("sigma", "residual", "u", "v")},
+        )
+
+    def triplets(self, subject: Subject) -> Triplets:
+        """Return the triplets themselves, for measurements that need the vectors."""
+        J = LinearMap(subject.jvp, subject.vjp, (subject.baseline.shape[1], subject.x0.numel()))
+        if self.k == "all":
+            return spectrum.dense(J)
+        return spectrum.top(J, self.k, tolerance=self.tolerance, max_products=self.max_products)
+
+
+_GAP = Metric("gap", "", "neither", "relative distance of the first two singular values; near 0 v1 is arbitrary")
+_ADJOINT = Metric("adjoint_defect", "", "lower", "how far the two kinds of products are from being adjoint")
+
+
+def _indexed(count: int) -> tuple[Metric, ...]:
+    return tuple(
+        metric
+        for i in range(1, count + 1)
+        for metric in (
+            Metric(f"sigma_{i}", "output/input", "lower", f"singular value {i} of the Jacobian"),
+            Metric(f"residual_{i}", "output/input", "lower", f"distance within which a true value lies to sigma_{i}"),
+        )
+    )
+
+
+def checked_linearisation(subject: Subject) -> float | None:
+    """Return the adjoint defect, or None where the subject states no bound; InvalidError over the bound."""
+    stated = subject.linearisation()
+    if not stated:
+        return None
+    defect, bound = float(stated["adjoint_defect"]), float(stated["adjoint_bound"])
+    if not defect <= bound:
+        raise InvalidError(
+            f"{subject.name}: forward and reverse products are not adjoint, defect {defect:.3g} over its bound "
+            f"{bound:.3g}; the spectrum of neither is the model's"
+        )
+    return defect
+
+
+def _sentence(triplets: Triplets) -> str:
+    sigma, residual = float(triplets.sigma[0]), float(triplets.residual[0])
+    unfinished = "" if triplets.converged else " The product budget ended before the tolerance was met."
+    return (
+        f"A tiny change of the last embedding grows at most {sigma:.6g} times (residual {residual:.2g}, "
+        f"{triplets.products} products): the local Lipschitz constant of exact arithmetic.{unfinished}"
+    )
+
+
+def unit_vectors(subject: Subject, indices: list[int]) -> torch.Tensor:
+    """Return right singular vectors by 1-based index, (len(indices), H) float64, from as few products as give them."""
+    count = max(indices)
+    triplets = SingularSpectrum(k=count, max_products=max(60, 8 * count)).triplets(subject)
+    return triplets.v[torch.tensor([index - 1 for index in indices])]
