@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import stabilitykit
 from stabilitykit.report import explanations
@@ -46,7 +46,9 @@ def page(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> str:
             title=headline(records),
             facts=facts(records),
             counts=counts(record.verdict for record in records),
-            attention=[item for item in checks if item.verdict.tone == "bad"],
+            attention=sorted(
+                (item for item in checks if item.verdict.tone == "bad"), key=lambda item: urgency(item.verdict.name)
+            ),
             sections=parts,
             total=len(checks),
             notes=[shown(note) for note in run.notes],
@@ -97,9 +99,15 @@ def figure_json(figure: Mapping[str, Any]) -> Markup:
     return Markup(json.dumps(figure, allow_nan=False, separators=(",", ":")).translate(_SCRIPT))  # noqa: S704
 
 
+def breakable(name: str) -> Markup:
+    """Return an identifier that a narrow column breaks before its bracket rather than within it."""
+    stem, bracket, inner = name.partition("[")
+    return escape(stem) + Markup('<span class="part">{}</span>').format(bracket + inner) if bracket else escape(name)
+
+
 def _distinct(records: Iterable[Record], name: str) -> str:
     values = dict.fromkeys(
-        shortened(shown(value), 80)
+        f"“{shortened(shown(value), 80)}”" if name == "prompt" else shown(value)
         for record in records
         if record.result and (value := subject_fields(record.result.subject)[name])
     )
@@ -117,6 +125,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["figure_json"] = figure_json
+    environment.filters["breakable"] = breakable
     return environment
 
 

@@ -125,7 +125,7 @@ def remarks(record: Record) -> Pairs:
         said.append(("Examples", f"{record.examples} directions were drawn; the readings are those of the worst"))
     if verdict(record.verdict).tone == "bad":
         said.append(("This usually means", "; or ".join(result.causes)))
-    return [(title, shown(words).removeprefix("worst at ")) for title, words in said if words]
+    return [(title, shown(words).removeprefix("worst at ").replace("   ", "; ")) for title, words in said if words]
 
 
 def details(record: Record, environment: Mapping[str, Any]) -> list[tuple[str, Pairs]]:
@@ -140,7 +140,7 @@ def details(record: Record, environment: Mapping[str, Any]) -> list[tuple[str, P
     parts = (
         ("Parameters", result.parameters),
         ("Subject", {**result.subject, **fields}),
-        ("Environment, where it differs from the run's", own),
+        ("Environment", own or {"throughout": "as described for the whole run, at the end of this page"}),
         ("Cost, in rows through the model", {**cost, "examples": record.examples, "worker": record.worker}),
     )
     return [(title, found) for title, values in parts if (found := pairs(values))]

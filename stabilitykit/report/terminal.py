@@ -19,10 +19,15 @@ _READINGS = 3
 def table(records: Sequence[Record]) -> list[str]:
     """Return the lines: verdict, check, its key readings; the last line counts the verdicts."""
     ordered = sorted(records, key=lambda record: urgency(record.verdict))
-    rows = [(record.verdict, shortened(shown(record.check_id), _ID_WIDTH), said(record)) for record in ordered]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{verdict:<{widths[0]}}  {check:<{widths[1]}}  {text}".rstrip() for verdict, check, text in rows]
-    return [shortened(line, WIDTH) for line in lines] + [tally(records)]
+    names = [shortened(shown(record.check_id), _ID_WIDTH) for record in ordered]
+    first = max((len(record.verdict) for record in ordered), default=0)
+    second = max((len(name) for name in names), default=0)
+    room = WIDTH - first - second - 4
+    lines = [
+        f"{record.verdict:<{first}}  {name:<{second}}  {said(record, room)}".rstrip()
+        for record, name in zip(ordered, names, strict=True)
+    ]
+    return [*lines, tally(records)]
 
 
 def tally(records: Sequence[Record]) -> str:
@@ -32,12 +37,15 @@ def tally(records: Sequence[Record]) -> str:
     return f"{len(records)} {noun}: {found}" if found else "0 checks"
 
 
-def said(record: Record) -> str:
-    """Return the readings that matter most, or why there are none."""
+def said(record: Record, room: int) -> str:
+    """Return the readings that matter most, as many as fit, or why there are none."""
     chosen = key_readings(record)
     if record.result is None or not chosen:
-        return shown(record.message.split("\n", 1)[0])
-    return ", ".join(f"{name} {shown(record.result.readings[name])}" for name in chosen)
+        return shortened(shown(record.message.split("\n", 1)[0]), room)
+    texts = [shown(f"{name} {record.result.readings[name]}") for name in chosen]
+    while len(texts) > 1 and len(", ".join(texts)) > room:
+        texts.pop()
+    return shortened(", ".join(texts), room)
 
 
 def key_readings(record: Record) -> list[str]:

@@ -20,7 +20,7 @@ from stabilitykit.report.figures.figure import (
     hover,
     layout,
     log_axis,
-    number,
+    rough,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _cells(rows: Rows) -> Figure | None:
     shape = layout(xaxis=axis("cell of the first change", type="category"), yaxis=axis("directions", tickformat="d"))
     caption = (
         f"A cell is a stretch on which the rounded input stays the same. The output first changes in cell "
-        f"{number(min(cells))} to {number(max(cells))}, most often in cell {names[heights.index(max(heights))]}."
+        f"{rough(min(cells))} to {rough(max(cells))}, most often in cell {names[heights.index(max(heights))]}."
     )
     return Figure("Cells crossed until the output changes", caption, [trace], shape)
 
@@ -110,8 +110,8 @@ def _jumps(rows: Rows) -> Figure | None:
     )
     largest = max(kept, key=lambda row: row["amplification"])
     caption = (
-        f"At the first change the output jumps. The largest jump is {number(largest['amplification'])} times as long "
-        f"as the step of the input that caused it, {number(largest['input_step'])}."
+        f"At the first change the output jumps. The largest jump is {rough(largest['amplification'])} times as long "
+        f"as the step of the input that caused it, {rough(largest['input_step'])}."
     )
     return Figure("How far the output jumps there", caption, [_points(kept, x, y, ORANGE)], shape)
 

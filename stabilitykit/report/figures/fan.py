@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from stabilitykit.report.figures.figure import (
     BLUE,
-    FAINT,
     GRID,
     INK,
     ORANGE,
@@ -22,8 +21,8 @@ from stabilitykit.report.figures.figure import (
     hover,
     layout,
     log_axis,
-    number,
     power,
+    rough,
 )
 
 if TYPE_CHECKING:
@@ -58,10 +57,10 @@ def draw(result: Result) -> list[Figure]:
     unit = reading.unit if reading else ""
     least, most = _extremes(rows)
     summary = (
-        f"{len(rows)} angles; the radius is smallest, {number(least['radius'])}, at {number(least['angle_deg'])}°, "
-        f"and largest, {number(most['radius'])}, at {number(most['angle_deg'])}°."
+        f"{len(rows)} angles; the radius is smallest, {rough(least['radius'])}, at {rough(least['angle_deg'])}°, "
+        f"and largest, {rough(most['radius'])}, at {rough(most['angle_deg'])}°."
     )
-    return [_polar(rows, unit, summary), _flat(rows, unit, summary)]
+    return [_polar(rows, unit, summary), _flat(rows, unit)]
 
 
 def _polar(rows: Rows, unit: str, summary: str) -> Figure:
@@ -77,12 +76,12 @@ def _polar(rows: Rows, unit: str, summary: str) -> Figure:
     ]
     traces[1].update(fill="toself", fillcolor="var(--plot-wash)", **_marks(ring))
     low, high = decades([*radii, *column(rows, "lattice_radius")])
-    radial = {"type": "log", "range": [low, high], "dtick": 1} if spread else {"rangemode": "tozero", "nticks": 5}
+    radial = {"type": "log", "range": [low, high], "dtick": 1} if spread else {"rangemode": "tozero", "nticks": 4}
     inside = {"gridcolor": GRID, "linecolor": GRID}
     polar = {
         "bgcolor": "rgba(0,0,0,0)",
         "angularaxis": {**inside, "tickvals": list(range(0, 360, 45)), "ticktext": _ticks()},
-        "radialaxis": {**inside, "angle": 22.5, "tickangle": 0, "tickfont": {"size": 10, "color": FAINT}, **radial},
+        "radialaxis": {**inside, "angle": 22.5, "tickangle": 22.5, "tickfont": {"size": 11, "color": INK}, **radial},
     }
     measure = f"radius in {power(scale)} {unit}".rstrip() if not spread else f"radius in {unit or 'input units'}, log"
     shape = layout(430, polar=polar, showlegend=True, margin={"l": 44, "r": 44, "t": 30, "b": 36}, legend=_below(-0.08))
@@ -93,7 +92,7 @@ def _polar(rows: Rows, unit: str, summary: str) -> Figure:
     return Figure("How far, in every direction of the plane", caption, traces, shape)
 
 
-def _flat(rows: Rows, unit: str, summary: str) -> Figure:
+def _flat(rows: Rows, unit: str) -> Figure:
     angles, radii, lattice = (column(rows, name) for name in ("angle_deg", "radius", "lattice_radius"))
     traces: list[Trace] = [
         {"type": "scatter", "x": angles, "y": lattice, "mode": "lines", "name": "input lattice", "hoverinfo": "skip"},
@@ -111,9 +110,7 @@ def _flat(rows: Rows, unit: str, summary: str) -> Figure:
         margin={"l": 64, "r": 18, "t": 30, "b": 36},
         legend=_below(-0.24),
     )
-    caption = (
-        "The same radii against the angle, on a logarithmic axis. Hollow points are not exact or censored. " + summary
-    )
+    caption = "The same radii against the angle, on a logarithmic axis. Hollow points are not exact or censored."
     return Figure("Radius against angle", caption, traces, shape)
 
 

@@ -67,7 +67,7 @@ def axis(title: str, **parts: Any) -> dict[str, Any]:
 def log_axis(title: str, values: Sequence[float | None], **parts: Any) -> dict[str, Any]:
     """Return a logarithmic axis around the positive values, at least most of a decade wide, whole decades named."""
     low, high = decades(values)
-    ticks = {"dtick": 1} if high - low > 1.5 else {"dtick": "D2", "minor": {"dtick": "D1"}}
+    ticks = {"dtick": 1} if high - low > 1.5 else {"dtick": "D2", "tickformat": "~g"}
     return axis(title, type="log", range=[low, high], **{**ticks, **parts})
 
 
@@ -94,6 +94,11 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:
 def number(value: Any) -> str:
     """Return a number as the tables show it."""
     return _PLAIN.format(value) if isinstance(value, int | float) else label(value)
+
+
+def rough(value: float) -> str:
+    """Return a number as a caption says it: three digits; the table has the rest."""
+    return f"{value:.3g}"
 
 
 def label(text: Any, width: int = 60) -> str:

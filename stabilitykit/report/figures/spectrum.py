@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stabilitykit.report.figures.figure import BLUE, INK, Figure, axis, column, finite, hover, layout, log_axis, number
+from stabilitykit.report.figures.figure import BLUE, INK, Figure, axis, column, finite, hover, layout, log_axis, rough
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -41,7 +41,7 @@ def draw(result: Result) -> list[Figure]:
         yaxis=log_axis("σ: output change per input change", sigma),
     )
     caption = (
-        f"The {len(rows)} largest singular values, from {number(sigma[0])} down to {number(sigma[-1])}. Bars are "
-        f"residuals, at most {number(max(bars))}; where none is visible it is smaller than the point."
+        f"The {len(rows)} largest singular values, from {rough(sigma[0])} down to {rough(sigma[-1])}. Bars are "
+        f"residuals, at most {rough(max(bars))}; where none is visible it is smaller than the point."
     )
     return [Figure("How strongly the output reacts, direction by direction", caption, [trace], shape)]

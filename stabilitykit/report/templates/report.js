@@ -17,7 +17,7 @@
 
   const draw = (source) => {
     const figure = resolved(JSON.parse(source.textContent), getComputedStyle(root));
-    const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+    const config = { displaylogo: false, displayModeBar: false, responsive: true };
     return Plotly.react(source.dataset.plot, figure.data, figure.layout, config);
   };
   const redraw = () => sources.forEach(draw);
