@@ -76,7 +76,7 @@ def check(record: Record, slug: str, environment: Mapping[str, Any]) -> Check:
         check_id=shown(record.check_id),
         verdict=verdict(record.verdict),
         question=question(result.measurement) if result else "",
-        about=shown(describe(result.subject)) if result and result.subject else "",
+        about=shown(f"{result.title} on {describe(result.subject)}") if result else "",
         sentence=shown(result.sentence) if result else "",
         message=shown(record.message, keep="\n"),
         figures=figures(result) if result else (),

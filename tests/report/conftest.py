@@ -87,6 +87,7 @@ def result(measurement: str, sentence: str, metrics: Mapping[Metric, float | Rea
     return Result(
         measurement=measurement,
         check_id=identity,
+        title=f"{measurement}()",
         verdict=parts.pop("verdict", "measured"),
         sentence=sentence,
         readings=readings(tuple(metrics), values),

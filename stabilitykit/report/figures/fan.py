@@ -60,10 +60,10 @@ def draw(result: Result) -> list[Figure]:
         f"{len(rows)} angles; the radius is smallest, {rough(least['radius'])}, at {rough(least['angle_deg'])}°, "
         f"and largest, {rough(most['radius'])}, at {rough(most['angle_deg'])}°."
     )
-    return [_polar(rows, unit, summary), _flat(rows, unit)]
+    return [_polar(rows, summary), _flat(rows, unit)]
 
 
-def _polar(rows: Rows, unit: str, summary: str) -> Figure:
+def _polar(rows: Rows, summary: str) -> Figure:
     radii = [row["radius"] for row in rows]
     scale = math.floor(math.log10(sorted(radii)[len(radii) // 2]))
     spread = max(radii) / min(radii) > _LINEAR_RATIO
@@ -83,7 +83,7 @@ def _polar(rows: Rows, unit: str, summary: str) -> Figure:
         "angularaxis": {**inside, "tickvals": list(range(0, 360, 45)), "ticktext": _ticks()},
         "radialaxis": {**inside, "angle": 22.5, "tickangle": 22.5, "tickfont": {"size": 11, "color": INK}, **radial},
     }
-    measure = f"radius in {power(scale)} {unit}".rstrip() if not spread else f"radius in {unit or 'input units'}, log"
+    measure = "the radius, logarithmic" if spread else f"the radius in units of {power(scale)}"
     shape = layout(430, polar=polar, showlegend=True, margin={"l": 44, "r": 44, "t": 30, "b": 36}, legend=_below(-0.08))
     caption = (
         f"Distance from the centre: {measure}. Inside the blue line not one output bit changes; the dotted line is "

@@ -1,0 +1,155 @@
+"""The page: one file, readable without scripts, and no text in it can become markup."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import html5lib
+import pytest
+from plotly.offline import get_plotlyjs
+
+from stabilitykit.report import write
+from stabilitykit.report.html import figure_json
+from stabilitykit.report.text import shown
+from stabilitykit.results.record import Record, Run
+
+NAMES = re.compile(
+    r"(aria-\w+|charset|class|content|data-plot|href|http-equiv|id|lang|name|role|scope|style|tabindex|title|type)"
+)
+TAGS = (
+    "html head meta title style body header footer main nav section article a p h1 h2 h3 h4 ul li dl dt dd div span b "
+    "strong code pre table thead tbody tr th td figure figcaption details summary script"
+)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, run: Run, records: list[Record]) -> Path:
+    return write(run, records, tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def tree(index: Path) -> Element:
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    # The library itself holds noncharacters, which browsers take and the strict parser does not.
+    page = index.read_text(encoding="utf-8")
+    assert page.count(get_plotlyjs()) == 1
+    return parser.parse(page.replace(get_plotlyjs(), ""))
+
+
+def words(element: Element) -> str:
+    """All text a reader without scripts can meet."""
+    inner = "" if element.tag in {"script", "style"} else (element.text or "") + "".join(words(e) for e in element)
+    return inner + (element.tail or "")
+
+
+def test_only_our_elements_and_attributes(tree: Element) -> None:
+    for element in tree.iter():
+        assert element.tag in TAGS.split()
+        assert all(NAMES.fullmatch(name) for name in element.attrib), element.attrib
+        if element.tag == "a":
+            assert re.fullmatch(
+                r"#[\w.-]+|(tables|arrays)/[\w.-]+|(results|summary)\.csv|run\.json", element.get("href", "")
+            )
+
+
+def test_scripts_are_plotly_the_bootstrap_and_figures(tree: Element) -> None:
+    scripts = list(tree.iter("script"))
+    data = [script for script in scripts if script.get("type") == "application/json"]
+    assert len(data) == 10
+    assert len(scripts) == len(data) + 2
+    for script in data:
+        figure = json.loads(script.text or "")
+        assert {trace["type"] for trace in figure["data"]} <= {"scatter", "scatterpolar", "heatmap", "bar"}
+
+
+def test_the_policy_allows_no_network(tree: Element) -> None:
+    (policy,) = (meta.get("content", "") for meta in tree.iter("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; ")
+    assert not re.search(r"https?:|\*", policy)
+
+
+def test_everything_is_said_without_scripts(tree: Element, run: Run, records: list[Record]) -> None:
+    text = words(tree)
+    articles = {element.get("id"): words(element) for element in tree.iter("article")}
+    assert len(articles) == len(records)
+    for record in records:
+        (article,) = (body for body in articles.values() if body.split("\n")[1].startswith(shown(record.check_id)))
+        assert record.verdict in article
+        if record.result is not None:
+            assert shown(record.result.sentence) in article
+            for name, reading in record.result.readings.items():
+                assert name in article
+                assert reading.metric.format(reading.value) in article
+                assert shown(reading.metric.description) in article
+    assert "3 of 10 checks need a look" in text
+    assert run.run_id in text
+    assert "The first 200 of 300 rows" in text
+
+
+def test_chapters_come_in_reading_order(tree: Element) -> None:
+    titles = [element.text for element in tree.iter("h2")][2:]
+    assert titles == [
+        "Stability fan",
+        "Spectrum",
+        "Invariances",
+        "First change",
+        "Worst direction found by Hypothesis",
+        "Further measurements",
+        "Not measured",
+        "Words on this page",
+        "The run",
+    ]
+
+
+def test_ids_are_unique_and_links_lead_somewhere(tree: Element) -> None:
+    ids = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for element in tree.iter():
+        for name in ("aria-labelledby", "aria-describedby", "data-plot"):
+            assert element.get(name) is None or element.get(name) in ids
+        if (href := element.get("href", "")).startswith("#"):
+            assert href[1:] in ids
+
+
+def test_one_file_of_moderate_size(index: Path) -> None:
+    assert index.stat().st_size < 8e6
+    page = index.read_text(encoding="utf-8").replace("\n", "")
+    assert not re.search(r'<(link|img|iframe|script)[^>]*\b(src|href)="', re.sub(r"<script>.*?</script>", "", page))
+
+
+def test_a_page_without_figures_carries_no_library(tmp_path: Path, run: Run, records: list[Record]) -> None:
+    plain = [record for record in records if record.result is None]
+    assert write(run, plain, tmp_path).stat().st_size < 1e5
+
+
+def test_an_empty_run_still_gives_a_page(tmp_path: Path, run: Run) -> None:
+    assert "Nothing was measured" in write(run, [], tmp_path).read_text(encoding="utf-8")
+
+
+def test_figure_json_cannot_leave_its_element() -> None:
+    text = str(figure_json({"a": "</script><!--&\u2028\ud800"}))
+    assert not set(text) & set("<>&\u2028")
+    assert json.loads(text) == {"a": "</script><!--&\u2028\ud800"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path, index: Path, run: Run, records: list[Record]) -> None:
+    assert contents(write(run, records, tmp_path / "again").parent) == contents(index.parent)
+    code = (
+        "import runpy, sys; made = runpy.run_path(sys.argv[1]); from stabilitykit.report import write; "
+        "write(made['made_run'](), made['made_records'](), sys.argv[2])"
+    )
+    made = Path(__file__).with_name("conftest.py")
+    elsewhere = {"PYTHONHASHSEED": "4321", "TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
+    command = [sys.executable, "-c", code, str(made), str(tmp_path / "other")]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, **elsewhere}, timeout=120)
+    assert contents(tmp_path / "other") == contents(index.parent)
