@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
+    from stabilitykit.measurements.directions import singular_vectors as singular_vectors
     from stabilitykit.measurements.measure import measure as measure
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.numerics.bits import bits_equal as bits_equal
@@ -63,6 +64,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "StabilityFailure",
     # inputs, and bits
     "strategies",
+    "singular_vectors",
     "perturb",
     "bits_equal",
     # errors
@@ -79,6 +81,7 @@ _HOMES = {
     "measurements.base": ("Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
+    "measurements.directions": ("singular_vectors",),
     "measurements.measure": ("measure",),
     "measurements.spectrum": ("SingularSpectrum",),
     "numerics.bits": ("bits_equal",),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,8 +28,9 @@ class Stability:
     `settings` are the run's options, `profile` how much it measures, `prompts` the profile's share of its prompts.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, vectors: Path | None = None) -> None:
         self._config = config
+        self._vectors = vectors
         self._models: dict[tuple[str, str], Any] = {}
         self._subjects: dict[tuple[Any, ...], tuple[Any, Subject]] = {}
         self.settings: Settings = config.stash[SETTINGS]
@@ -50,7 +53,7 @@ class Stability:
         log = current(self._config)
         log.watch.start()
         try:
-            with progress_to(stream(self._config)):
+            with progress_to(stream(self._config)), self._sharing():
                 subjects = [subject] if isinstance(subject, Subject) else subject
                 result = combine([measurement.measure(one) for one in subjects])
         except InvalidError as error:
@@ -98,6 +101,12 @@ class Stability:
                 spec=key[0], dtype=key[1], settings=self.settings
             )
         return self._models[key]
+
+    def _sharing(self) -> AbstractContextManager[None]:
+        """Let xdist workers share singular vectors, which would otherwise be computed in each of them."""
+        from stabilitykit.measurements.directions import vectors_in
+
+        return vectors_in(self._vectors) if self._vectors else nullcontext()
 
     def forget(self, loaded: Any) -> None:
         """Let go of a model and of its subjects: the next one may need the memory."""

@@ -10,6 +10,7 @@ import pytest
 
 from stabilitykit.plugin.facade import Stability
 from stabilitykit.plugin.options import SETTINGS
+from stabilitykit.plugin.recorder import worker
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.subject import Subject
@@ -29,9 +30,11 @@ class ModelChoice(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def stability(pytestconfig: pytest.Config) -> Stability:
+def stability(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Stability:
     """Measure, record and judge: `stability.measure(measurement, subject)`; `stability.subject(prompt, path=...)`."""
-    return Stability(pytestconfig)
+    # The folder above an xdist worker's own is common to all workers of a run.
+    shared = tmp_path_factory.getbasetemp().parent / "singular-vectors" if worker() else None
+    return Stability(pytestconfig, shared)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,10 @@ def _refuse_reruns(config: pytest.Config, found: Settings) -> None:
 
 
 def _refuse_unwritable(folder: Path) -> None:
-    """Look without creating: a run that measures nothing leaves no folder behind."""
+    """Try without leaving a trace: a run that measures nothing makes no folder, and permission bits say little."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        what = "cannot be written to" if existing.is_dir() else "is not a folder"
-        raise pytest.UsageError(f"--stability-report {folder}: {existing} {what}")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise pytest.UsageError(f"--stability-report {folder}: cannot write to {existing}: {error.strerror}") from None

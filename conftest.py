@@ -1,0 +1,24 @@
+"""This repository's own wiring: pytester for the plugin's tests, pinned threads, and what a missing model means."""
+
+import os
+
+import pytest
+
+# Bits depend on the number of threads, and two xdist workers with all cores each would fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def _model_present(request: pytest.FixtureRequest) -> None:
+    """Skip tests marked `model` without SmolLM2; STABILITYKIT_REQUIRE_MODEL=1 makes that an error, for CI."""
+    if request.node.get_closest_marker("model") is None:
+        return
+    from stabilitykit.subjects import smollm2
+
+    if smollm2.packaged_file() is None and not smollm2.converted_folder().exists():
+        missing = f"SmolLM2 is not installed: {smollm2.INSTALL}"
+        if os.environ.get("STABILITYKIT_REQUIRE_MODEL") == "1":
+            raise RuntimeError(missing)
+        pytest.skip(missing)

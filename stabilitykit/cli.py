@@ -1,0 +1,90 @@
+"""The command line: `stabilitykit run` measures, `stabilitykit models` lists what can be measured."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stabilitykit.errors import StabilityError
+from stabilitykit.settings import OPTIONS, Option, arguments, resolve
+
+_INI = Path(__file__).with_name("run.ini")
+_REPORT = "reports"
+# pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
+_STATUS = {0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 pass, 1 differs or fails, 2 usage, 3 unreadable."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # What follows `--` is pytest's own; argparse would take its options for ours.
+    split = words.index("--") if "--" in words else len(words)
+    given = _parser().parse_args(words[:split])
+    try:
+        if given.command == "models":
+            return _models()
+        return _run({option.name: getattr(given, option.key) for option in _offered()}, words[split + 1 :])
+    except StabilityError as error:
+        print(f"stabilitykit {given.command}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(given: dict[str, Any], rest: list[str]) -> int:
+    """Run the installed suite in a pytest of its own, which reads no configuration file of the user's."""
+    resolve(lambda option: given.get(option.name), lambda _: None, Path.cwd())  # a typo costs no start of pytest
+    asked = {**given, "suite": True, "report": given["report"] or _REPORT}
+    isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
+    command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *rest]
+    try:
+        status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own interpreter, a list of words
+    except KeyboardInterrupt:
+        return 130
+    return _STATUS.get(status, 3)
+
+
+def _models() -> int:
+    from stabilitykit.subjects.models import available
+
+    rows = available()
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['state']}  {row['where']}".rstrip())
+    return 0
+
+
+def _offered() -> list[Option]:
+    return [option for option in OPTIONS if option.name != "suite"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="stabilitykit", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="measure a model and write the report",
+        description="Measure a model and write the report (default: reports). Arguments after -- go to pytest.",
+        allow_abbrev=False,
+    )
+    for option in _offered():
+        shown = option.explained.replace("%", "%%")
+        if option.kind == "flag":
+            run.add_argument(f"--{option.name}", dest=option.key, action="store_true", default=None, help=shown)
+        else:
+            action = "append" if option.kind == "list" else "store"
+            run.add_argument(
+                f"--{option.name}", dest=option.key, action=action, metavar=option.metavar, default=None, help=shown
+            )
+    commands.add_parser("models", help="list the models that can be opened without a network", allow_abbrev=False)
+    return parser
