@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Read by transformers as if the user had typed them; up to 5.2 they could fetch and run code (CVE-2026-4372).
 FORBIDDEN_KEYS = ("_attn_implementation", "_experts_implementation")
 
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+
 
 def read_model(place: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """The causal language model in a folder of safetensors, or in a GGUF file, dequantised to dense weights.
@@ -52,6 +54,8 @@ def read_model(place: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMod
 def read_tokenizer(place: Path) -> tuple[PreTrainedTokenizerBase | None, str]:
     """The tokenizer beside the weights and "", or None and the reason why prompts can only be token ids."""
     where: dict[str, Any] = {"pretrained_model_name_or_path": place}
+    if place.is_dir() and not any(found for pattern in VOCABULARIES for found in place.glob(pattern)):
+        return None, f"no tokenizer in {place}: prompts are token ids"  # transformers would make up an empty one
     if place.is_file():
         where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
     try:

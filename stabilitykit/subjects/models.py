@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub.errors import CacheNotFound, StrictDataclassError
 
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import name_of
@@ -31,6 +31,7 @@ HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 HUB_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 HUB_FILES += ["*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja"]
 IMPLEMENTATIONS = {"attn_implementation": "attention", "experts_implementation": "experts"}
+MISTAKES = (TypeError, ValueError, ImportError, StrictDataclassError)  # what a wrong option makes transformers raise
 # Arguments of `from_pretrained` that load_args may not set, and why.
 RESERVED = {
     "dtype": "use dtype=",
@@ -145,9 +146,9 @@ def _resolve(spec: str) -> Path:
     if spec == "smollm2":
         return smollm2.fetch()
     path = Path(spec).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if (spec and path.is_dir()) or (path.is_file() and path.suffix == ".gguf"):
         return path.resolve()
-    if path.exists() or path.suffix == ".gguf":
+    if (spec and path.exists()) or path.suffix == ".gguf":
         problem = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise UnreadableError(f"{spec!r} {problem}; {WAYS}")
     if match := HUB_ID.fullmatch(spec):
@@ -212,9 +213,9 @@ def _blamed_on(spec: str, options: Mapping[str, Any]) -> Iterator[None]:
     """UsageError instead of what an option that this model does not know, or cannot have, makes transformers raise."""
     try:
         yield
-    except (UnreadableError, TypeError, ValueError, ImportError) as error:
+    except (UnreadableError, *MISTAKES) as error:
         cause = error.__cause__ if isinstance(error, UnreadableError) else error
-        if not options or isinstance(cause, UsageError) or not isinstance(cause, TypeError | ValueError | ImportError):
+        if not options or isinstance(cause, UsageError) or not isinstance(cause, MISTAKES):
             raise
         asked = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise UsageError(
@@ -233,7 +234,7 @@ def _smollm2_row() -> dict[str, str]:
 
 def _hub_rows() -> Iterator[dict[str, str]]:
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return
     for repo in sorted(repos, key=lambda repo: repo.repo_id):

@@ -75,7 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "adapter_rank": 8,
         "chunk_size": 8,
     },
-    "mamba": {"state_size": 8},
+    "mamba": {"state_size": 8, "max_position_embeddings": None},
     "gpt_oss": {**_HEADS, **_EXPERTS, "sliding_window": WINDOW, "rope_parameters": _YARN},
 }
 _MODEL_TYPES = {"gemma3n": "gemma3n_text"}  # the language model alone, without its ears and eyes
@@ -148,7 +148,7 @@ def _weight(stream: str, initial: Tensor, is_embedding: bool) -> Tensor:
     else:  # the power of two nearest to a unit gain over the last axis
         spread = 2.0 ** round(math.log2(math.sqrt(3 / initial.shape[-1])))
     draws = _odd_integers(stream, initial.numel()) * (spread * 2.0**-BITS) + float(ones)
-    return torch.from_numpy(draws).reshape(initial.shape).to(initial.dtype)
+    return torch.from_numpy(draws).reshape(initial.shape).float().to(initial.dtype)
 
 
 def _odd_integers(name: str, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -1,0 +1,112 @@
+"""The parts of every family are found, and a missing one is named."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+
+from stabilitykit.errors import UnsupportedError
+from stabilitykit.subjects.anatomy import find
+from stabilitykit.subjects.tiny import FAMILIES, tiny
+
+IDS = torch.arange(3, 15)[None] * 17
+NAMES = {  # (stem of the blocks, final norm); all others are ("model.layers", "model.norm")
+    "gpt2": ("transformer.h", "transformer.ln_f"),
+    "gpt_neox": ("gpt_neox.layers", "gpt_neox.final_layer_norm"),
+    "opt": ("model.decoder.layers", "model.decoder.final_layer_norm"),
+    "zamba2": ("model.layers", "model.final_layernorm"),
+    "mamba": ("backbone.layers", "backbone.norm_f"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_taken_apart(family):
+    model = tiny(family)
+    found = find(model)
+    stem, norm = NAMES.get(family, ("model.layers", "model.norm"))
+    assert found.block_names == [f"{stem}.{k}" for k in range(model.config.num_hidden_layers)]
+    assert found.final_norm_name == norm
+    assert found.final_norm is model.get_submodule(norm)
+    assert [model.get_submodule(name) for name in found.block_names] == found.blocks
+    assert (found.hidden_size, found.layers) == (64, len(found.blocks))
+    assert found.max_positions == (None if family == "mamba" else 512)
+    assert found.embedding is model.get_input_embeddings()
+    assert bool(found.notes) == (family == "gemma3n")
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gemma2", "gemma3n"}))
+def test_base_norm_and_head_compose_to_the_logits(family):
+    model = tiny(family)
+    found = find(model)
+    normed = []
+    handle = found.final_norm.register_forward_hook(lambda *call: normed.append(call[-1]))
+    last = found.base(IDS, use_cache=False).last_hidden_state
+    handle.remove()
+    assert torch.equal(normed[-1], last)
+    assert torch.equal(found.head(last), model(IDS).logits)
+
+
+def test_gemma3n_says_that_its_blocks_carry_several_streams():
+    (note,) = find(tiny("gemma3n")).notes
+    assert note == "model.layers.0 returns shape (4, 1, 3, 64) where the hidden state has (1, 3, 64)"
+
+
+def test_a_list_of_the_same_length_and_depth_is_not_mistaken_for_the_blocks():
+    model = tiny("llama")
+    model.model.adapters = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    assert find(model).block_names[0] == "model.layers.0"
+
+
+def test_an_idle_module_after_the_norm_is_not_the_norm():
+    model = tiny("gpt2")
+
+    class Tail(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm, self.drop = norm, nn.Dropout()
+
+        def forward(self, x):
+            return self.drop(self.norm(x))[..., :]
+
+    model.transformer.ln_f = Tail(model.transformer.ln_f).eval()
+    assert find(model).final_norm_name == "transformer.ln_f"
+
+
+def test_no_hook_stays_behind():
+    model = tiny("llama")
+    find(model)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_no_hook_stays_behind_when_the_forward_fails(monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(model.model.norm, "forward", lambda x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        find(model)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_missing_head_is_named():
+    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    with pytest.raises(UnsupportedError, match="BertModel has no output head; load a decoder-only language model"):
+        find(BertModel(config).eval())
+
+
+def test_an_encoder_decoder_is_named():
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    with pytest.raises(UnsupportedError, match="T5ForConditionalGeneration is an encoder-decoder"):
+        find(T5ForConditionalGeneration(config).eval())
+
+
+def test_missing_blocks_are_named():
+    model = tiny("llama")
+    model.config.num_hidden_layers = 7
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM has no list of 7 blocks"):
+        find(model)
+
+
+def test_a_missing_norm_is_named():
+    model = tiny("llama")
+    model.model.norm = nn.Identity()
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM has no final norm: only a block gives"):
+        find(model)
