@@ -28,7 +28,7 @@ RADIUS = (
     Metric("radius", "input", "higher", "largest step along the ray whose output is unchanged in every bit"),
     Metric("s_last_same", "input", "neither", "last step with the baseline's bits, a float64"),
     Metric("s_first_changed", "input", "neither", "the next float64, the first step with other bits"),
-    Metric("lattice_radius", "input", "neither", "step at which the rounded input itself first changes"),
+    Metric("lattice_radius", "input", "neither", "last step before a listable coordinate of the rounded input changes"),
     Metric("rho", "", "higher", "radius over lattice radius: how much change the model absorbs"),
     Metric("cells", "inputs", "neither", "distinct inputs from x0 to the change, that one included"),
     Metric("coordinate", "index", "neither", "input coordinate whose last bit makes the difference"),
@@ -49,7 +49,6 @@ class Boundary:
 
     last_same: float
     first_changed: float
-    lattice_radius: float
     cells: int
     coordinate: int
     output: Tensor | None
@@ -165,22 +164,20 @@ def search(
 
 def _first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Boundary]:
     """Try the distinct inputs in order until an output differs."""
-    tested, cells, slot, lattice_radius = 0.0, 0, 0, math.nan
+    tested, cells, slot = 0.0, 0, 0
     for cell in lattice.samples(s_max):
         if cells == max_cells:
             break
         cells += 1
-        if math.isnan(lattice_radius) and cell.coordinate >= 0:
-            lattice_radius = cell.last_same
         answer = yield lattice.at(cell.first_changed)
         slot = answer.slot
         if answer.changed:
             last, first, coordinate, output = yield from _narrow(lattice, tested, cell, answer)
-            return Boundary(last, first, lattice_radius, cells, coordinate, output, slot)
+            return Boundary(last, first, cells, coordinate, output, slot)
         tested = cell.first_changed
     else:
         tested = s_max
-    return Boundary(tested, math.inf, lattice_radius, cells, -1, None, slot)
+    return Boundary(tested, math.inf, cells, -1, None, slot)
 
 
 def _narrow(
@@ -214,13 +211,15 @@ def _row(label: str, lattice: Lattice, boundary: Boundary, subject: Subject) -> 
         jump = float((boundary.output.double() - subject.baseline[boundary.slot].double()).norm())
     step = float((first - last).norm())
     direction = lattice.direction.double().cpu()
+    nearest = next(lattice.cells(), None)
+    lattice_radius = nearest.last_same if nearest else math.nan
     return {
         "direction": label,
         "radius": boundary.last_same,
         "s_last_same": boundary.last_same,
         "s_first_changed": boundary.first_changed,
-        "lattice_radius": boundary.lattice_radius,
-        "rho": boundary.last_same / boundary.lattice_radius if boundary.lattice_radius else math.nan,
+        "lattice_radius": lattice_radius,
+        "rho": boundary.last_same / lattice_radius if lattice_radius else math.nan,
         "cells": boundary.cells,
         "coordinate": boundary.coordinate,
         "input_step": step,

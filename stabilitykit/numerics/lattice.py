@@ -29,8 +29,9 @@ from stabilitykit.numerics.rounding import Floats, Keys, keys_to_values, round_t
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# With this many floats within one typical step a coordinate's breakpoints cannot all be listed.
-_DENSE = 1 << 16
+# A coordinate with more floats than _DENSE within _NEAR of one typical step cannot be listed as far as a boundary lies.
+_DENSE = 1 << 10
+_NEAR = 2.0**-8
 _CHUNK = 16
 _PER_OCTAVE = 2
 _OCTAVES = 8
@@ -114,10 +115,12 @@ class Lattice:
     def dense(self) -> list[int]:
         """Moving coordinates whose floats are too dense to list: zeros and values near zero.
 
-        Dense means over 2**16 floats within the step that moves a coordinate of median size by half its spacing.
+        Dense means over 1024 floats within 1/256 of the step that moves a coordinate of median size by half its
+        spacing; boundaries lie about there, since the nearest of hundreds of breakpoints does. A float16 zero is not
+        dense: its subnormals are few.
         """
         typical = float(spacing(torch.from_numpy(np.median(np.abs(self._x), keepdims=True)).to(self.x0.dtype)))
-        step = np.median(typical / 2 / np.abs(self._d[self._moving]))
+        step = np.median(typical / 2 * _NEAR / np.abs(self._d[self._moving]))
         crossed = np.abs(self._keys(step, self._moving) - self._origin[self._moving])
         return [int(i) for i in self._moving[crossed > _DENSE]]
 

@@ -73,10 +73,10 @@ class CausalLMSubject(Subject):
         with torch.no_grad():
             return self.forward(X)
 
-    def forward(self, X: Tensor) -> Tensor:
-        """As `evaluate`, but uncounted and differentiable, for products and proofs."""
+    def forward(self, X: Tensor, experts: str | None = None) -> Tensor:
+        """As `evaluate`, but uncounted and differentiable, for products and proofs; `experts` names their kernel."""
         try:
-            with self._tap.stopping(), self._experts_swapped():
+            with self._tap.stopping(), self._experts_as(experts or self.experts):
                 state = self._run(X)
         except Stopped as stopped:
             state = stopped.state
@@ -93,7 +93,7 @@ class CausalLMSubject(Subject):
         if not 1 <= blocks <= self.depth:
             raise UsageError(f"blocks={blocks}: this model has {self.depth} blocks")
         try:
-            with torch.no_grad(), Tap(self.anatomy.blocks[blocks - 1]).stopping(), self._experts_swapped():
+            with torch.no_grad(), Tap(self.anatomy.blocks[blocks - 1]).stopping(), self._experts_as(self.experts):
                 self._run(X)
         except Stopped as stopped:
             return stopped.state
@@ -211,13 +211,13 @@ class CausalLMSubject(Subject):
         return prefix
 
     @contextmanager
-    def _experts_swapped(self) -> Iterator[None]:
-        """Run with the experts implementation the proofs asked for, and put the user's own back."""
-        if self.experts is None:
+    def _experts_as(self, experts: str | None) -> Iterator[None]:
+        """Run with another implementation of a mixture's experts, and put the user's own back."""
+        if experts is None:
             yield
             return
         ours = self.model.config._experts_implementation
-        self.model.set_experts_implementation(self.experts)
+        self.model.set_experts_implementation(experts)
         try:
             yield
         finally:

@@ -24,28 +24,36 @@ if TYPE_CHECKING:
 
 
 def vjp(subject: CausalLMSubject, U: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the primal (k, M) and J'u (k, H) for rows of U (k, M)."""
+    """Return the primal (k, M) and J'u (k, H) for rows of U (k, M); UnsupportedError where autograd refuses."""
     X = subject.copies(len(U)).requires_grad_()
-    with torch.enable_grad():
-        Y = subject.forward(X)
-        (gradient,) = torch.autograd.grad((Y * U.to(Y)).sum(), X)
+    try:
+        with torch.enable_grad():
+            Y = subject.forward(X)
+            (gradient,) = torch.autograd.grad((Y * U.to(Y)).sum(), X)
+    except (NotImplementedError, RuntimeError) as error:
+        raise UnsupportedError(_refusal(subject, "reverse", error)) from error
     return Y.detach(), gradient
 
 
 def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     """Return the primal (k, M) and J v (k, M) for rows of V (k, H); UnsupportedError where no rule exists."""
     X = subject.copies(len(V))
+    # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
+    experts = "batched_mm" if getattr(subject.model.config, "_experts_implementation", None) else None
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]
-            primal, tangent = forward_ad.unpack_dual(subject.forward(dual))  # type: ignore[no-untyped-call]
+            primal, tangent = forward_ad.unpack_dual(subject.forward(dual, experts))  # type: ignore[no-untyped-call]
     except (NotImplementedError, RuntimeError) as error:
-        raise UnsupportedError(
-            f"{subject.name} ({type(subject.model).__name__}) has an operation without a forward derivative: {error}"
-        ) from error
+        raise UnsupportedError(_refusal(subject, "forward", error)) from error
     if tangent is None:
         raise UnsupportedError(f"{subject.name} has an operation that drops forward derivatives")
     return primal, tangent
+
+
+def _refusal(subject: CausalLMSubject, mode: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0]
+    return f"{subject.name} ({type(subject.model).__name__}, {subject.path}) has no {mode} derivative: {reason}"
 
 
 def bound(subject: CausalLMSubject) -> float:
