@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,9 @@ def sections(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> list[
     found: list[list[tuple[int, Check]]] = [[] for _ in explanations.CHAPTERS]
     for record, slug in zip(records, slugs, strict=True):
         name = record.result.measurement if record.result else None
-        place = explanations.chapter(name, searched=record.examples > 1)
+        # Many examples of a measurement along a direction are a search for the worst direction.
+        searched = record.examples > 1 and record.result is not None and "direction" in record.result.parameters
+        place = explanations.chapter(name, searched=searched)
         found[place].append((urgency(record.verdict), check(record, slug, run.environment)))
     return [
         Section(f"part-{place}", part.title, part.lead, [item for _, item in sorted(checks, key=lambda pair: pair[0])])
@@ -105,6 +108,11 @@ def breakable(name: str) -> Markup:
     return escape(stem) + Markup('<span class="part">{}</span>').format(bracket + inner) if bracket else escape(name)
 
 
+def whole_numbers(text: str) -> Markup:
+    """Return a sentence that a line end never cuts at the sign of an exponent."""
+    return Markup(re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text))))  # noqa: S704
+
+
 def _distinct(records: Iterable[Record], name: str) -> str:
     values = dict.fromkeys(
         f"“{shortened(shown(value), 80)}”" if name == "prompt" else shown(value)
@@ -126,6 +134,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["figure_json"] = figure_json
     environment.filters["breakable"] = breakable
+    environment.filters["whole"] = whole_numbers
     return environment
 
 

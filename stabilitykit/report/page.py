@@ -106,7 +106,7 @@ def line(name: str, reading: Reading, limit: str | None) -> Line:
         interval=interval,
         limit=shown(limit or ""),
         broken=limit is not None and _breaks(reading, limit),
-        place=", ".join(f"{shown(key)} {shown(value)}" for key, value in reading.place.items()),
+        place=", ".join(f"{shown(key)} {shown(value)}" for key, value in reading.place.items() if value),
     )
 
 
@@ -122,7 +122,12 @@ def remarks(record: Record) -> Pairs:
         return []
     said = [("Worst place", str(result.worst) if result.worst else ""), ("Noise floor", result.noise)]
     if record.examples > 1:
-        said.append(("Examples", f"{record.examples} directions were drawn; the readings are those of the worst"))
+        said.append(
+            (
+                "Examples",
+                f"{record.examples} were measured; each reading is the worst of them, and names where it was met",
+            )
+        )
     if verdict(record.verdict).tone == "bad":
         said.append(("This usually means", "; or ".join(result.causes)))
     return [(title, shown(words).removeprefix("worst at ").replace("   ", "; ")) for title, words in said if words]

@@ -86,5 +86,5 @@ def test_labels_hold_no_markup() -> None:
 
 def test_decades_always_have_width() -> None:
     low, high = decades([2.0, None, 0.0])
-    assert high - low >= 0.8
+    assert high - low >= 0.5
     assert low < math.log10(2) < high

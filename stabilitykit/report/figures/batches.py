@@ -47,10 +47,11 @@ def _map(path: Any, rows: Sequence[Mapping[str, Any]], top: float) -> Figure:
     )
     equal = sum(same for _, same in worst.values())
     caption = (
-        f"Path {label(path)}: in {equal} of {len(worst)} shapes the bits equal those of the row run alone, marked =. "
+        f"In {equal} of {len(worst)} shapes the bits equal those of the row run alone, marked =. "
         "A number is the largest difference found in that shape, in units in the last place scaled to the output."
     )
-    return Figure(f"Same row, other batch: {label(path)}", caption, [trace], shape)
+    title = f"Same row, other batch, path {label(path)}" if path else "Same row, other batch"
+    return Figure(title, caption, [trace], shape)
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> dict[Cell, tuple[float, bool]]:

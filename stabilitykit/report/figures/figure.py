@@ -65,7 +65,7 @@ def axis(title: str, **parts: Any) -> dict[str, Any]:
 
 
 def log_axis(title: str, values: Sequence[float | None], **parts: Any) -> dict[str, Any]:
-    """Return a logarithmic axis around the positive values, at least most of a decade wide, whole decades named."""
+    """Return a logarithmic axis around the positive values, at least half a decade wide, whole decades named."""
     low, high = decades(values)
     ticks = {"dtick": 1} if high - low > 1.5 else {"dtick": "D2", "tickformat": "~g"}
     return axis(title, type="log", range=[low, high], **{**ticks, **parts})
@@ -75,7 +75,7 @@ def decades(values: Sequence[float | None], pad: float = 0.08) -> tuple[float, f
     """Return log10 bounds around the positive values with some room."""
     exponents = [math.log10(value) for value in values if value is not None and value > 0]
     low, high = (min(exponents), max(exponents)) if exponents else (-0.5, 0.5)
-    room = max(pad * (high - low), (0.8 - (high - low)) / 2)
+    room = max(pad * (high - low), (0.5 - (high - low)) / 2)
     return low - room, high + room
 
 

@@ -40,8 +40,9 @@ def draw(result: Result) -> list[Figure]:
         xaxis=axis("index of the singular value", **({"dtick": 1} if len(rows) <= 16 else {})),
         yaxis=log_axis("σ: output change per input change", sigma),
     )
+    first, last = (rough(rows[place]["sigma"]) for place in (0, -1))
     caption = (
-        f"The {len(rows)} largest singular values, from {rough(sigma[0])} down to {rough(sigma[-1])}. Bars are "
-        f"residuals, at most {rough(max(bars))}; where none is visible it is smaller than the point."
+        f"The {len(rows)} largest singular values, from {first} down to {last}. Bars are residuals, at most "
+        f"{rough(max(bars))}; where none is visible it is smaller than the point."
     )
     return [Figure("How strongly the output reacts, direction by direction", caption, [trace], shape)]
