@@ -31,6 +31,10 @@ class LinearMap:
         J = matrix.double()
         return cls(lambda V: V @ J.T, lambda U: U @ J, (J.shape[0], J.shape[1]))
 
+    def transposed(self) -> LinearMap:
+        """Return J' as a map; its products count here too."""
+        return LinearMap(self.apply_adjoint, self.apply, (self.shape[1], self.shape[0]))
+
     def apply(self, vectors: Tensor) -> Tensor:
         """Return J v for each row of (k, H) or for one (H,)."""
         return self._counted(self.forward, vectors, self.shape[1])

@@ -16,6 +16,8 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics.linear_map import LinearMap
 
+_NOISE = 64 * torch.finfo(torch.float64).eps
+
 
 @dataclass(frozen=True)
 class Triplets:
@@ -52,10 +54,13 @@ def top(linear_map: LinearMap, k: int, *, tolerance: float = 1e-5, max_products:
     if (steps := (max_products - 2 * k) // 2) < k:
         raise UsageError(f"{max_products} products cannot give {k} triplets; allow at least {4 * k}")
     begin = linear_map.products
-    left, right, coefficients, converged = _bidiagonalise(linear_map, k, min(steps, M, H), tolerance, seed)
+    # The iteration starts on the shorter side: a start with a part that the map kills would outlast every step.
+    wide = M < H
+    side = linear_map.transposed() if wide else linear_map
+    left, right, coefficients, converged = _bidiagonalise(side, k, min(steps, M, H), tolerance, seed)
     P, sigma, Qt = torch.linalg.svd(coefficients)
     u, v = (P.T[:k] @ left), (Qt[:k] @ right)
-    u, v = _fix_signs(u, v)
+    u, v = _fix_signs(*((v, u) if wide else (u, v)))
     return _with_residuals(linear_map, sigma[:k], u, v, begin, converged)
 
 
@@ -85,17 +90,30 @@ def _bidiagonalise(
     v = _start(H, seed)
     for n in range(steps):
         right[n] = v
-        u = _orthogonal(_finite(linear_map.apply(v)), left[:n])
-        alpha = torch.linalg.vector_norm(u)
-        left[n], B[n, n] = u / alpha.clamp(min=torch.finfo(torch.float64).tiny), alpha
-        w = _orthogonal(_finite(linear_map.apply_adjoint(left[n])), right[: n + 1])
-        beta = torch.linalg.vector_norm(w)
+        left[n], B[n, n] = _direction(_finite(linear_map.apply(v)), left[:n], (seed, n, 0))
+        v, beta = _direction(_finite(linear_map.apply_adjoint(left[n])), right[: n + 1], (seed, n, 1))
         P, sigma, _ = torch.linalg.svd(B[: n + 1, : n + 1])
         done = n + 1 >= k and bool((beta * P[n, :k].abs() <= tolerance * sigma[0]).all())
         if done or n + 1 == steps:
             return left[: n + 1], right[: n + 1], B[: n + 1, : n + 1], done
-        v, B[n, n + 1] = w / beta, beta
+        B[n, n + 1] = beta
     raise AssertionError("unreachable: steps >= k >= 1")
+
+
+def _direction(product: Tensor, basis: Tensor, seed: tuple[int, ...]) -> tuple[Tensor, float]:
+    """Return the unit vector and the length of what the basis leaves of a product.
+
+    Where it leaves rounding noise only, the Krylov space is complete: any orthogonal direction continues it, at length
+    0. The noise itself would not do, since it is not orthogonal.
+    """
+    vector = _orthogonal(product, basis)
+    length = torch.linalg.vector_norm(vector)
+    if length > _NOISE * torch.linalg.vector_norm(product):
+        return vector / length, float(length)
+    if len(basis) == len(product):
+        return torch.zeros_like(product), 0.0
+    fresh = _orthogonal(_start(len(product), seed), basis)
+    return fresh / torch.linalg.vector_norm(fresh), 0.0
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
@@ -105,7 +123,7 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
-def _start(H: int, seed: int) -> Tensor:
+def _start(H: int, seed: int | tuple[int, ...]) -> Tensor:
     """Return a unit start vector from integer draws: the same bits on every machine, unlike a seeded normal."""
     draws = np.random.Generator(np.random.PCG64(seed)).integers(-(2**20), 2**20, size=H, endpoint=True)
     vector: Tensor = torch.from_numpy(draws.astype(np.float64))
