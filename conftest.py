@@ -1,13 +1,14 @@
-"""This repository's own wiring: pytester for the plugin's tests, pinned threads, and what a missing model means."""
+"""This repository's own wiring: pinned threads, and what a missing model means to the tests that need it."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-# Bits depend on the number of threads, and two xdist workers with all cores each would fight for them.
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
-
-pytest_plugins = ["pytester"]
+# Bits depend on the number of threads, and two xdist workers with all cores each would fight for them. Only here: with
+# an editable installation this file is also above the suite that is run from elsewhere.
+if Path.cwd().is_relative_to(Path(__file__).parent):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
 
 
 @pytest.fixture(autouse=True)

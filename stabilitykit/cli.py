@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stabilitykit.errors import StabilityError
-from stabilitykit.settings import OPTIONS, Option, arguments, resolve
+from stabilitykit.settings import COMMAND, OPTIONS, Option, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
@@ -47,11 +49,19 @@ def _run(given: dict[str, Any], rest: list[str]) -> int:
     asked = {**given, "suite": True, "report": given["report"] or _REPORT}
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
     command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *rest]
+    told = {
+        **os.environ,
+        COMMAND: shlex.join(["stabilitykit", "run", *_shown(given), *(["--", *rest] if rest else [])]),
+    }
     try:
-        status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own interpreter, a list of words
+        status = subprocess.run(command, check=False, env=told).returncode  # noqa: S603 - our own interpreter, a list of words
     except KeyboardInterrupt:
         return 130
     return _STATUS.get(status, 3)
+
+
+def _shown(given: dict[str, Any]) -> list[str]:
+    return [word.replace("--stability-", "--", 1) for word in arguments(given)]
 
 
 def _models() -> int:

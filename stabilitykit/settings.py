@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from stabilitykit.results.limit import Limit
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+COMMAND = "STABILITYKIT_COMMAND"
+"""Environment variable in which `stabilitykit run` tells the report what was typed."""
+
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 

@@ -20,6 +20,7 @@ from stabilitykit.plugin import suite
 from stabilitykit.plugin.journal import Journal
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import JSON, KIND
+from stabilitykit.settings import COMMAND
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run
@@ -118,7 +119,7 @@ class Collector:
         return Run(
             run_id=uuid.uuid4().hex,
             started=self.started,
-            command=shlex.join(["pytest", *map(str, self.config.invocation_params.args)]),
+            command=os.environ.get(COMMAND) or shlex.join(["pytest", *self.config.invocation_params.args]),
             settings=self.settings.to_dict(),
             environment=json.loads(text),
             notes=tuple(self.notes),

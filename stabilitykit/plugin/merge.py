@@ -27,44 +27,48 @@ def merge(first: Record, second: Record) -> Record:
 
 
 def merge_results(first: Result, second: Result) -> Result:
-    """Return the worse result with the worst reading of each metric, and what both of them cost."""
-    worse = second if _is_worse(second, first) else first
-    readings = {
-        name: _worst(first.readings.get(name), _placed(reading, second)) for name, reading in second.readings.items()
-    }
-    kept = {name: reading for name, reading in first.readings.items() if name not in readings}
-    return replace(worse, readings={**kept, **readings}, execution=_sum(first.execution, second.execution))
+    """Return the worse result with the worst reading of each metric, and what both of them cost.
+
+    A metric without a better side keeps the worse result's reading, so that it fits its rows.
+    """
+    worse, other = (second, first) if _is_worse(second, first) else (first, second)
+    readings = {name: _worst(reading, other.readings.get(name)) for name, reading in worse.readings.items()}
+    return replace(worse, readings=readings, execution=_sum(first.execution, second.execution))
 
 
 def named(result: Result) -> Result:
-    """Return the result with its direction, if it was asked about one, in the place of each reading."""
-    return replace(result, readings={name: _placed(reading, result) for name, reading in result.readings.items()})
+    """Return the result with its direction, if it was asked about one, in the place of each reading.
 
-
-def _placed(reading: Reading, result: Result) -> Reading:
+    Among the examples of a test it is then known which direction was the worst.
+    """
     direction = result.parameters.get("direction")
-    if direction is None or "direction" in reading.place:
-        return reading
-    return replace(reading, place={**reading.place, "direction": str(direction)})
+    if not isinstance(direction, str):
+        return result
+    return replace(
+        result,
+        readings={
+            name: replace(reading, place={"direction": direction, **reading.place})
+            for name, reading in result.readings.items()
+        },
+    )
 
 
 def _is_worse(second: Result, first: Result) -> bool:
-    """Decide by the first reading that has a better side and is not equal; else by the verdicts."""
+    """Decide by the verdicts, then by the first reading with a better side that is not equal."""
     if _rank(second.verdict) != _rank(first.verdict):
         return _rank(second.verdict) > _rank(first.verdict)
-    for name, reading in second.readings.items():
-        other = first.readings.get(name)
+    for name, reading in first.readings.items():
+        other = second.readings.get(name)
         if other is not None and reading.metric.better != "neither" and reading.value != other.value:
-            return _worst(other, reading) is reading
+            return _worst(reading, other) is other
     return False
 
 
-def _worst(first: Reading | None, second: Reading) -> Reading:
-    if first is None:
-        return second
-    if second.metric.better == "higher":
-        return second if second.value < first.value else first
-    return second if second.value > first.value else first
+def _worst(reading: Reading, other: Reading | None) -> Reading:
+    if other is None or reading.metric.better == "neither":
+        return reading
+    is_worse = other.value < reading.value if reading.metric.better == "higher" else other.value > reading.value
+    return other if is_worse else reading
 
 
 def _severity(record: Record) -> int:

@@ -57,8 +57,9 @@ class TestLog:
 
     def blame(self, error: BaseException) -> None:
         """A test that failed on its own after measuring failed over what it measured last."""
-        result = getattr(error, "result", None)
-        check_id = next((i for i, r in self.records.items() if r.result is not None and r.result is result), self._last)
+        measured = getattr(getattr(error, "result", None), "check_id", None)
+        check_id = self.check_id(measured) if measured else self._last
+        check_id = check_id if check_id in self.records else self._last
         if self.records[check_id].verdict != "invalid":
             self.judge(check_id, verdict_of(error), _said(error))
 

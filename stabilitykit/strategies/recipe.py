@@ -62,6 +62,8 @@ class Direction:
 
         values = self._combined(basis) if self.kind == "subspace" else self._integers()
         norm = math.sqrt(math.fsum(value * value for value in values))
+        if norm == 0:
+            raise UsageError(f"{self} is the zero direction on this basis")
         return torch.tensor([value / norm for value in values], dtype=torch.float64)
 
     def on(self, basis: Tensor | None) -> Placed:

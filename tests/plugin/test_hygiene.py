@@ -1,0 +1,51 @@
+"""A test that leaves torch changed fails with the setting's name, and does not touch the next one."""
+
+import pytest
+
+LEAKS = {
+    "number of threads": "torch.set_num_threads(torch.get_num_threads() + 1)",
+    "grad mode": "torch.set_grad_enabled(not torch.is_grad_enabled())",
+    "default dtype": "torch.set_default_dtype(torch.float64)",
+    "deterministic algorithms": "torch.use_deterministic_algorithms(True, warn_only=True)",
+    "float32 matmul precision": "torch.set_float32_matmul_precision('medium')",
+    "math attention": "torch.backends.cuda.enable_math_sdp(False)",
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_leak_is_named_and_put_back(inner, name):
+    run = inner(
+        f"""
+def test_leaks(stability):
+    stability.measure(ToyDrift(0.0), TOY)
+    {LEAKS[name]}
+
+def test_next(stability):
+    from stabilitykit.plugin.hygiene import Watch
+    watch = Watch()
+    watch.start()
+    assert not watch.restore()
+"""
+    )
+    run.result.assert_outcomes(failed=1, passed=1)
+    assert f"the test left torch's {name} at" in run.text
+    assert run.verdicts["toy_drift[test_leaks]"] == "fail"
+
+
+def test_a_leak_is_a_note_on_another_failure(inner):
+    run = inner(
+        """
+def test_leaks(stability):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    assert False, "first of all"
+"""
+    )
+    run.result.assert_outcomes(failed=1)
+    assert "first of all" in run.text
+    assert "the test left torch's number of threads" in run.text
+
+
+def test_other_tests_are_left_alone(inner):
+    source = "def test_mine():\n    torch.set_num_threads(torch.get_num_threads() + 1)\n"
+    source += "\ndef test_back():\n    torch.set_num_threads(torch.get_num_threads() - 1)\n"
+    inner(source).result.assert_outcomes(passed=2)
