@@ -19,7 +19,7 @@ from stabilitykit.numerics.digest import digest
 from stabilitykit.numerics.lattice import Cell, Lattice
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects import lanes
-from stabilitykit.subjects.lanes import Answer, Search
+from stabilitykit.subjects.lanes import Answer, Probe, Search
 from stabilitykit.subjects.subject import Subject
 
 _EXPECTED_CELLS = 64
@@ -181,23 +181,42 @@ def _first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Boun
 
 
 def _narrow(
-    lattice: Lattice, tested: float, cell: Cell, answer: Answer
+    lattice: Lattice, low: float, cell: Cell, answer: Answer
 ) -> Search[tuple[float, float, int, Tensor | None]]:
-    """Return the adjacent pair and its output: known for a listed cell, bisected where dense coordinates moved too."""
-    low, high, output = tested, cell.first_changed, answer.output
+    """Return the adjacent pair, the coordinate that moves there, and its output.
+
+    Known for a listed cell; where dense coordinates moved as well, bisected between two inputs known to differ: first
+    by the first-block state alone, and again by whole forwards from there, should that state not reach the output.
+    """
+    high, output = cell.first_changed, answer.output
     if not lattice.dense:
         return cell.last_same, high, cell.coordinate, output
-    guess = cell.last_same if cell.coordinate >= 0 else low + (high - low) / 2
-    while math.nextafter(low, math.inf) < high:
-        middle = min(max(guess, math.nextafter(low, math.inf)), math.nextafter(high, 0.0))
-        changed, seen = bits_equal(lattice.at(middle), lattice.at(high)), None
-        if not changed and not bits_equal(lattice.at(middle), lattice.at(low)):
-            reply = yield lattice.at(middle)
-            changed, seen = reply.changed, reply.output
-        low, high, output = (low, middle, output if seen is None else seen) if changed else (middle, high, output)
-        guess = low + (high - low) / 2
+    for ask in (Probe, Tensor):
+        same, changed = yield from _bisected(lattice, low, high, cell.last_same, ask)
+        if changed == high:
+            low = same
+            break
+        reply = yield lattice.at(changed)
+        low, high, output = (same, changed, reply.output) if reply.changed else (changed, high, output)
+        if reply.changed:
+            break
     moved = (lattice.at(low) != lattice.at(high)).nonzero().flatten().tolist()
     return low, high, moved[0] if moved else -1, output
+
+
+def _bisected(
+    lattice: Lattice, low: float, high: float, guess: float, ask: type[Probe] | type[Tensor]
+) -> Search[tuple[float, float]]:
+    """Return adjacent float64 steps, the first unchanged and the second not, trying `guess` before any middle."""
+    while math.nextafter(low, math.inf) < high:
+        middle = min(max(guess, math.nextafter(low, math.inf)), math.nextafter(high, 0.0))
+        x = lattice.at(middle)
+        changed = bits_equal(x, lattice.at(high))
+        if not changed and not bits_equal(x, lattice.at(low)):
+            changed = (yield Probe(x) if ask is Probe else x).changed
+        low, high = (low, middle) if changed else (middle, high)
+        guess = low + (high - low) / 2
+    return low, high
 
 
 def _row(label: str, lattice: Lattice, boundary: Boundary, subject: Subject) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from stabilitykit.errors import UnreadableError
@@ -34,12 +34,7 @@ def read_model(place: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMod
         _require_safetensors(place)
         where: dict[str, Any] = {"pretrained_model_name_or_path": place, "use_safetensors": True}
     else:
-        quantization = GgufConfig(dequantize=True)
-        where = {
-            "pretrained_model_name_or_path": place.parent,
-            "gguf_file": place.name,
-            "quantization_config": quantization,
-        }
+        where = {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name, **_dequantised()}
     safe = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     with quiet(), _readable(place):
         model, report = AutoModelForCausalLM.from_pretrained(**where, **safe, dtype=dtype, **options)
@@ -49,6 +44,15 @@ def read_model(place: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMod
             "get the whole model again"
         )
     return model
+
+
+def _dequantised() -> dict[str, Any]:
+    """Ask for dense weights; transformers without the setting has no packed ones to choose."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def read_tokenizer(place: Path) -> tuple[PreTrainedTokenizerBase | None, str]:

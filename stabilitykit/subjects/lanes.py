@@ -1,8 +1,8 @@
 """Many searches at once: each keeps one slot of the batch, and a finished one hands it to the next.
 
-A search is a generator: it yields an input x (H,) and is sent an Answer; it never sees the batch. As a search keeps
-its slot, all its answers come from one path, one shape and one slot, and the baseline of that slot is the only thing
-they are compared with.
+A search is a generator: it yields an input x (H,), or a Probe, and is sent an Answer; it never sees the batch. As a
+search keeps its slot, all its answers come from one path, one shape and one slot, and the baseline of that slot is the
+only thing they are compared with.
 """
 
 from __future__ import annotations
@@ -30,15 +30,28 @@ class Answer(NamedTuple):
     slot: int
 
 
-Search = Generator[Tensor, Answer, T]
+class Probe(NamedTuple):
+    """An input to be asked about by its first-block state alone, where the subject screens.
+
+    "Unchanged" is then as certain as ever; "changed" only says that the state differs, and has no output.
+    """
+
+    x: Tensor
+
+
+Search = Generator[Tensor | Probe, Answer, T]
 
 
 @dataclass
 class _Lane(Generic[T]):
     index: int
     search: Search[T]
-    x: Tensor
+    ask: Tensor | Probe
     candidate: bool = False
+
+    @property
+    def x(self) -> Tensor:
+        return self.ask.x if isinstance(self.ask, Probe) else self.ask
 
 
 def run(
@@ -85,9 +98,9 @@ class _Scheduler(Generic[T]):
         state = self.subject.first_blocks(self._batch(lanes))
         changed = rows_differ(state, self.subject.baseline_state).tolist()
         for slot, lane in lanes.items():
-            lane.candidate = changed[slot]
-            if not changed[slot]:
-                self._advance(slot, lane, Answer(False, None, slot))
+            lane.candidate = changed[slot] and not isinstance(lane.ask, Probe)
+            if not lane.candidate:
+                self._advance(slot, lane, Answer(changed[slot], None, slot))
 
     def _confirm(self, lanes: dict[int, _Lane[T]]) -> None:
         output = self.subject.finite(self.subject.evaluate(self._batch(lanes)))
@@ -104,7 +117,7 @@ class _Scheduler(Generic[T]):
 
     def _advance(self, slot: int, lane: _Lane[T], answer: Answer) -> None:
         try:
-            lane.x = lane.search.send(answer)
+            lane.ask = lane.search.send(answer)
         except StopIteration as end:
             self._finish(lane.index, end.value)
             self._refill(slot)

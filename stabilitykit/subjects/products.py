@@ -8,6 +8,9 @@ the math kernel, whose primal differs in its last bits; both primals are recorde
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +44,7 @@ def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
     experts = "batched_mm" if getattr(subject.model.config, "_experts_implementation", None) else None
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_deprecations_quiet(), forward_ad.dual_level():
             dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]
             primal, tangent = forward_ad.unpack_dual(subject.forward(dual, experts))  # type: ignore[no-untyped-call]
     except (NotImplementedError, RuntimeError) as error:
@@ -49,6 +52,14 @@ def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     if tangent is None:
         raise UnsupportedError(f"{subject.name} has an operation that drops forward derivatives")
     return primal, tangent
+
+
+@contextmanager
+def _own_deprecations_quiet() -> Iterator[None]:
+    """Silence torch's warning about the scripting that its own forward rules use; users cannot act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)
+        yield
 
 
 def _refusal(subject: CausalLMSubject, mode: str, error: Exception) -> str:
