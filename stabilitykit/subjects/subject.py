@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -194,7 +195,10 @@ class FunctionSubject(Subject):
         """Return J v by forward-mode AD, one row at a time."""
         self.counter.tangents += len(V)
         x0 = self.copies(1)
-        rows = [torch.func.jvp(self.fn, (x0,), (v[None].to(x0),))[1] for v in V]
+        with warnings.catch_warnings():
+            # torch's own forward rules use its deprecated scripting; users cannot act on that.
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)
+            rows = [torch.func.jvp(self.fn, (x0,), (v[None].to(x0),))[1] for v in V]
         return torch.cat(rows).detach()
 
     def vjp(self, U: Tensor) -> Tensor:
