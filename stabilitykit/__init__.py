@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stabilitykit.errors import UnreadableError as UnreadableError
     from stabilitykit.errors import UnsupportedError as UnsupportedError
     from stabilitykit.errors import UsageError as UsageError
+    from stabilitykit.measurements.base import Cost as Cost
     from stabilitykit.measurements.base import Finding as Finding
     from stabilitykit.measurements.base import Measurement as Measurement
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
@@ -52,6 +53,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "measure",
     "Measurement",
     "Finding",
+    "Cost",
     "RunToRun",
     "BatchInvariance",
     "FirstChange",
@@ -78,7 +80,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
 
 _HOMES = {
     "errors": ("InvalidError", "StabilityError", "UnreadableError", "UnsupportedError", "UsageError"),
-    "measurements.base": ("Finding", "Measurement"),
+    "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
