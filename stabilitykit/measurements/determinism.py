@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -101,8 +101,8 @@ class BatchInvariance(Measurement):
     For every relative of the subject (a causal model: its prompt cut to each of `lengths`, on both paths, since kernels
     change with the number of rows and long prompts pass vacuously), for every size: x0 among copies of itself in every
     slot, and among other inputs in the first and last slot. Rows: path, length, size, slot, neighbours, differing_bits,
-    share, max_ulp, max_scaled_ulp, l2, bits_equal. UsageError for a size below 2. Cost: each relative one forward alone
-    and three a size.
+    share, max_ulp, max_scaled_ulp, l2, bits_equal. UsageError for a size below 2. Cost: each relative two rows
+    alone and 3 s in batches of size s.
     Source: He & Thinking Machines 2025 named the cause; sizes and lengths that expose it were measured.
     """
 
@@ -133,24 +133,19 @@ class BatchInvariance(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """Exact for a causal model; one relative otherwise."""
-        relatives = 2 * len(self.lengths) if subject.depth else 1
-        return Cost(forwards=relatives * (1 + 3 * sum(self.sizes)))
+        return Cost(forwards=_relatives(subject, self.lengths) * (2 + 3 * sum(self.sizes)))
 
     def find(self, subject: Subject) -> Finding:
         """Compare every case; the noise sentence rests on each relative's own repeatability."""
         cases: list[tuple[dict[str, Any], Difference]] = []
-        relatives = 2 * len(self.lengths) if subject.depth else 1
-        with bar(relatives, "batch invariance", "prompt") as progress:
+        with bar(_relatives(subject, self.lengths), "batch invariance", "prompt") as progress:
             for relative in subject.relatives(self.lengths):
                 cases += list(self._cases(relative))
                 progress.update()
         differing = [case for case in cases if not case[1].identical]
         where, worst = max(cases, key=lambda case: (case[1].max_scaled_ulp, case[1].differing_bits))
-        place = {name: str(where[name]) for name in ("path", "length", "size", "slot")}
         values: dict[str, float | Reading] = {
-            "differing_bits": Reading(BITS, max(one.differing_bits for _, one in cases), place=place),
-            "max_ulp": Reading(ULP, max(one.max_ulp for _, one in cases), place=place),
-            "max_scaled_ulp": Reading(SCALED, worst.max_scaled_ulp, place=place),
+            **{metric.name: _worst_reading(metric, cases) for metric in (BITS, ULP, SCALED)},
             "differing_cases": len(differing),
             "cases": len(cases),
             "output_change": max(one.l2 for _, one in cases),
@@ -176,6 +171,11 @@ class BatchInvariance(Measurement):
                 yield {**where, "size": size, "slot": slot, "neighbours": neighbours}, difference(alone[0], row)
 
 
+def _relatives(subject: Subject, lengths: Sequence[int]) -> int:
+    """Return how many relatives a subject yields: a causal model one a path and length, any other itself."""
+    return 2 * len(lengths) if hasattr(subject, "path") else 1
+
+
 def _in_company(subject: Subject, size: int) -> Iterator[tuple[int, str, Tensor]]:
     """Yield (slot, neighbours, output row of x0) for one batch size."""
     rows = subject.evaluate(subject.copies(size))
@@ -185,6 +185,13 @@ def _in_company(subject: Subject, size: int) -> Iterator[tuple[int, str, Tensor]
         X = subject.neighbours(size, seed=size)
         X[slot] = subject.x0
         yield slot, "others", subject.evaluate(X)[slot]
+
+
+def _worst_reading(metric: Metric, cases: Sequence[tuple[dict[str, Any], Difference]]) -> Reading:
+    """Return the largest value of one metric over the cases, with the place where it, not another metric, is worst."""
+    where, worst = max(cases, key=lambda case: float(getattr(case[1], metric.name)))
+    place = {name: str(where[name]) for name in ("path", "length", "size", "slot", "neighbours")}
+    return Reading(metric, getattr(worst, metric.name), place=place)
 
 
 def _columns(one: Difference) -> dict[str, Any]:

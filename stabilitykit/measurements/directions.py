@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ Directions = Tensor | str | Recipe | Sequence[str | Recipe]
 
 _NAME = re.compile(r"(-?)v([1-9][0-9]*)")
 _memory: dict[str, Tensor] = {}
+_of_functions: WeakKeyDictionary[object, dict[str, Tensor]] = WeakKeyDictionary()
 _folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
 
 
@@ -65,8 +67,12 @@ def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]
             raise UsageError(f"directions have shape {tuple(directions.shape)}; give ({H},) or (N, {H})")
         if not rows.dtype.is_floating_point:
             raise UsageError(f"directions are {name_of(rows.dtype)}; give floating-point numbers")
+        if not len(rows):
+            raise UsageError(f"directions have shape {tuple(directions.shape)}: there is none; give at least one")
         return rows, [str(index) for index in range(len(rows))]
     wanted = [directions] if isinstance(directions, str | Recipe) else list(directions)
+    if not wanted:
+        raise UsageError("the list of directions is empty; give at least one")
     return torch.stack([_one(direction, subject) for direction in wanted]), [_label(one) for one in wanted]
 
 
@@ -88,15 +94,18 @@ def singular_vectors(subject: Subject, count: int) -> Tensor:
     """Return the first `count` right singular vectors of the subject, (>= count, H) float64, signs fixed.
 
     Computed once for a subject and numeric environment: kept in memory, and in the folder of `vectors_in` if one is
-    set, behind a lock. The batch shape does not change the map, so it is not part of the key.
+    set, behind a lock. The batch shape does not change the map, so it is not part of the key. A subject without a
+    digest of its weights, such as a bare function, is known by the object alone, so it shares nothing.
     """
     H = subject.x0.numel()
     if count > H:
         raise UsageError(f"v{count} does not exist: the input has {H} coordinates")
-    key = _key(subject)
-    if len(_memory.get(key, ())) < count:
-        _memory[key] = _shared(key, subject, count)
-    return _memory[key]
+    described = subject.describe()
+    key, named = _key(subject, described), "model_digest" in described
+    memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
+    if len(memory.get(key, ())) < count:
+        memory[key] = _shared(key, subject, count) if named else _compute(subject, count)
+    return memory[key]
 
 
 def _shared(key: str, subject: Subject, count: int) -> Tensor:
@@ -120,8 +129,8 @@ def _compute(subject: Subject, count: int) -> Tensor:
     return unit_vectors(subject, list(range(1, several + 1)))
 
 
-def _key(subject: Subject) -> str:
-    described = {key: value for key, value in subject.describe().items() if key not in ("batch", "proofs")}
+def _key(subject: Subject, described: Mapping[str, Any]) -> str:
+    identity = {key: value for key, value in described.items() if key not in ("batch", "proofs")}
     setting = numeric_key(environment(getattr(subject, "loaded", None)))
-    text = json.dumps([to_plain(described), setting, id(subject.__class__)], sort_keys=True)
+    text = json.dumps([to_plain(identity), setting, type(subject).__qualname__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

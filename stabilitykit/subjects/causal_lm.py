@@ -59,6 +59,7 @@ class CausalLMSubject(Subject):
         self.experts: str | None = None
         self.allow_noise = allow_noise
         self._tap = locate(site, self.anatomy, self.model)
+        self._needs_head = site == "logits" or self._tap.module not in {None, *self.anatomy.base.modules()}
         self._prefixes: dict[int, Prefix] = {}
         embeddings = self._embed()
         super().__init__(embeddings[-1], batch=batch, name=loaded.spec)
@@ -75,12 +76,20 @@ class CausalLMSubject(Subject):
 
     def forward(self, X: Tensor, experts: str | None = None) -> Tensor:
         """As `evaluate`, but uncounted and differentiable, for products and proofs; `experts` names their kernel."""
+        self.prepare(len(X))
         try:
             with self._tap.stopping(), self._experts_as(experts or self.experts):
                 state = self._run(X)
         except Stopped as stopped:
-            state = stopped.state
+            return last_position(stopped.state, len(X), self.site)
+        if self._tap.module is not None:
+            raise UnsupportedError(f"{self.name} does not run the module of site {self.site!r} in its forward")
         return last_position(state, len(X), self.site)
+
+    def prepare(self, batch: int) -> None:
+        """Cache the prefix for a batch shape now, before anything taps, differentiates or swaps kernels."""
+        if self.path == "decode" and len(self._before):
+            self.prefix(batch)
 
     def first_blocks(self, X: Tensor, blocks: int = 1) -> Tensor:
         """Run (B, H) through blocks 0 .. blocks-1 and return the state of every recomputed position, (B, T, H)."""
@@ -92,6 +101,7 @@ class CausalLMSubject(Subject):
         """As `first_blocks`, uncounted."""
         if not 1 <= blocks <= self.depth:
             raise UsageError(f"blocks={blocks}: this model has {self.depth} blocks")
+        self.prepare(len(X))
         try:
             with torch.no_grad(), Tap(self.anatomy.blocks[blocks - 1]).stopping(), self._experts_as(self.experts):
                 self._run(X)
@@ -101,6 +111,7 @@ class CausalLMSubject(Subject):
 
     def replacing_block(self, X: Tensor, block: int, state: Tensor) -> Tensor:
         """Run (B, H) with block's whole output replaced by `state`, uncounted, and return (B, M) at the site."""
+        self.prepare(len(X))
         with torch.no_grad(), Tap(self.anatomy.blocks[block]).reading(lambda _: state):
             return self.forward(X)
 
@@ -173,7 +184,7 @@ class CausalLMSubject(Subject):
     def _run(self, X: Tensor) -> Tensor:
         """Run the model on rows (B, H) and return its own last state or logits, (B, T, M)."""
         arguments = self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
-        if self.site == "logits":
+        if self._needs_head:
             logits: Tensor = self.model(**arguments, logits_to_keep=1).logits
             return logits
         state: Tensor = self.anatomy.base(**arguments).last_hidden_state
@@ -200,7 +211,7 @@ class CausalLMSubject(Subject):
 
     def _build_prefix(self, batch: int) -> Prefix:
         rows = self._before.expand(batch, -1, -1).contiguous()
-        with torch.no_grad():
+        with torch.no_grad(), self._experts_as(self.experts):
             cache = getattr(self.anatomy.base(inputs_embeds=rows, use_cache=True), "past_key_values", None)
             if cache is None:
                 raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
@@ -209,6 +220,11 @@ class CausalLMSubject(Subject):
             self.anatomy.base(**token, past_key_values=prefix.fresh())
             prefix.settle(original)
         return prefix
+
+    def use_experts(self, experts: str | None) -> None:
+        """Measure with this implementation of a mixture's experts, the prefix included; None: the user's own."""
+        self.experts = experts
+        self._prefixes.clear()
 
     @contextmanager
     def _experts_as(self, experts: str | None) -> Iterator[None]:

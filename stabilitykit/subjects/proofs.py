@@ -44,16 +44,18 @@ def prove(subject: CausalLMSubject) -> Proofs:
 
     UnsupportedError where embeddings do not reproduce the ids' logits; InvalidError where a repeated call differs.
     """
-    _require_embeddings(subject)
     if not _repeats(subject):
-        return replace(_proofs(subject), repeatable=False, lanes_independent=False, note="equal calls differ")
+        unproved = {"ids_equal_embeddings": False, "repeatable": False, "lanes_independent": False}
+        return replace(_proofs(subject), **unproved, note="equal calls differ")
+    _require_embeddings(subject)
     if lanes_independent(subject):
         return _proofs(subject)
     for experts in EXPERTS if _has_experts(subject) else ():
-        subject.experts = experts
+        subject.use_experts(experts)
         if lanes_independent(subject):
             return replace(_proofs(subject), note=f"lanes mix under the model's experts; measured with {experts}")
-    batch, subject.experts, subject.batch = subject.batch, None, 1
+    batch, subject.batch = subject.batch, 1
+    subject.use_experts(None)
     return replace(_proofs(subject), note=f"lanes of a batch of {batch} see each other; measured at batch 1")
 
 
