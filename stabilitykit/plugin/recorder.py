@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.errors import StabilityError, UsageError
+from stabilitykit.errors import StabilityError, UnsupportedError, UsageError
 from stabilitykit.plugin import suite
 from stabilitykit.plugin.hygiene import Watch
 
@@ -119,7 +119,8 @@ def _explain(log: TestLog, error: BaseException, report: pytest.TestReport) -> N
     function = str(getattr(log.item, "originalname", log.item.name))
     verdict = verdict_of(error)
     if isinstance(error, pytest.skip.Exception):
-        verdict = "skipped"
+        # A subject that cannot be had skips the test from within the error's handler.
+        verdict = "unsupported" if isinstance(error.__context__, UnsupportedError) else "skipped"
     elif report.when == "setup" and verdict == "fail":
         verdict = "invalid"  # a test that never began has not failed a measurement
     check_id = log.check_id(function.removeprefix("test_"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch  # noqa: F401 - an inner session in this process must find it imported, since it cannot be imported twice
 
+import stabilitykit.measurements.determinism
 import stabilitykit.measurements.directions
 import stabilitykit.measurements.measure
 import stabilitykit.plugin.judging
@@ -17,7 +18,8 @@ import stabilitykit.report.csv
 import stabilitykit.report.html
 import stabilitykit.strategies.drawing
 import stabilitykit.strategies.examples
-import stabilitykit.subjects.causal_lm  # noqa: F401
+import stabilitykit.subjects.causal_lm
+import stabilitykit.subjects.models
 
 TOYS = '''
 from dataclasses import dataclass
@@ -96,6 +98,15 @@ class Inner:
     @property
     def verdicts(self) -> dict[str, str]:
         return {check_id: record["verdict"] for check_id, record in self.records.items()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_once() -> None:
+    """Import all that a tiny model needs: an inner session in this process forgets at its end what it imported, and
+    neither torch nor transformers bears a second import.
+    """
+    subject = stabilitykit.subjects.causal_lm.CausalLMSubject(stabilitykit.subjects.models.load("tiny"), "one two")
+    stabilitykit.measurements.determinism.RunToRun(runs=1).measure(subject)
 
 
 @pytest.fixture

@@ -60,6 +60,13 @@ def test_an_unknown_metric_in_a_limit_names_the_known_ones(inner):
     assert run.verdicts == {"toy_drift[test_drift]": "invalid"}
 
 
+def test_a_limit_that_holds_nothing_is_said(inner):
+    run = inner(PLAIN, "--stability-limit=toy_drfit.max_ulp<=3", "--stability-limit=toy_drift.max_ulp<=3")
+    note = "--stability-limit toy_drfit.max_ulp<=3 held no check of this run"
+    assert run.run["run"]["notes"] == [note]
+    assert note in run.text
+
+
 @pytest.mark.parametrize("how", ["option", "marker"])
 def test_retries_are_refused(pytester, inner, how):
     pytester.makeconftest(

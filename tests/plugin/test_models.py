@@ -2,6 +2,8 @@
 
 import pytest
 
+import stabilitykit.errors
+
 HOOK = """
 def pytest_stability_load_model(spec, dtype):
     return None if spec == "smollm2-absent" else f"{spec} in {dtype}"
@@ -86,3 +88,15 @@ def test_subject_without_the_fixture(stability):
         "--stability-model=tiny",
     )
     run.result.assert_outcomes(passed=2)
+
+
+def test_a_subject_that_cannot_be_had_skips_with_the_reason(inner, monkeypatch):
+    def refuse(*_, **__):
+        raise stabilitykit.errors.UnsupportedError("its lanes see each other")
+
+    monkeypatch.setattr("stabilitykit.subjects.causal_lm.CausalLMSubject", refuse)
+    source = "def test_body(stability):\n    stability.subject()\n\ndef test_fixture(stability_subject):\n    pass\n"
+    run = inner(source, "--stability-model=tiny", "-rs")
+    run.result.assert_outcomes(skipped=2)
+    assert set(run.verdicts.values()) == {"unsupported"}
+    assert "its lanes see each other" in run.text
