@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
+    from stabilitykit.report.read import read as read
     from stabilitykit.results.failure import StabilityFailure as StabilityFailure
     from stabilitykit.results.metric import Metric as Metric
     from stabilitykit.results.metric import Reading as Reading
@@ -64,6 +65,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Reading",
     "Metric",
     "StabilityFailure",
+    "read",
     # inputs, and bits
     "strategies",
     "singular_vectors",
@@ -88,6 +90,7 @@ _HOMES = {
     "measurements.spectrum": ("SingularSpectrum",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
+    "report.read": ("read",),
     "results.failure": ("StabilityFailure",),
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),

@@ -1,0 +1,48 @@
+"""What a measurement states before it starts is what it then takes, and `quick` stays quick."""
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit import strategies
+from stabilitykit.profile import PROFILES
+
+CAP = 2500
+"""Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return sk.load("tiny")
+
+
+def suite(profile, loaded):
+    """Return what the ready-made suite asks, as (measurement, subject) pairs."""
+    prefill = sk.CausalLMSubject(loaded, "The capital of France is")
+    decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
+    rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
+    return [
+        (sk.RunToRun(runs=profile.runs), prefill),
+        (sk.BatchInvariance(sizes=profile.sizes, lengths=profile.lengths), prefill),
+        (sk.FirstChange(direction=rays), decode),
+        (sk.StabilityFan(angles=profile.angles), decode),
+        (sk.SingularSpectrum(k=profile.singular), prefill),
+    ]
+
+
+def test_quick_keeps_its_cap(loaded):
+    """The stated whole forwards and backwards of all checks stay under the profile's cap."""
+    costs = [measurement.cost(subject) for measurement, subject in suite(PROFILES["quick"], loaded)]
+    assert sum(cost.forwards + cost.backwards for cost in costs) <= CAP
+
+
+def test_stated_cost_bounds_the_work(loaded):
+    """Each check of `quick` takes no more whole forwards and products than it said, and not a tenth of it either."""
+    for measurement, subject in suite(PROFILES["quick"], loaded):
+        stated = measurement.cost(subject)
+        result = sk.measure(measurement, subject, progress=False)
+        took = result.execution.forwards
+        assert took <= max(stated.forwards, 1), measurement.title
+        if isinstance(measurement, sk.RunToRun | sk.BatchInvariance):
+            assert took * 10 >= stated.forwards, measurement.title
+        assert result.execution.backwards <= stated.backwards + 60, measurement.title
