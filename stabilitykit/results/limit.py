@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Real
 
 from stabilitykit.errors import UsageError
 from stabilitykit.results.metric import Reading
@@ -32,7 +33,8 @@ class Bound:
 
     def __str__(self) -> str:
         """Return e.g. `<= 4`."""
-        return f"{self.comparison} {self.value:g}"
+        short = f"{self.value:g}"
+        return f"{self.comparison} {short if float(short) == self.value else repr(self.value).removesuffix('.0')}"
 
     def holds(self, value: float) -> bool:
         """Return whether `value` keeps the bound; nan keeps none."""
@@ -43,7 +45,7 @@ class Bound:
         """Read `4`, `"<=4"` or `">= 1e-12"` for a reading; refuse anything else in one sentence."""
         if isinstance(bound, str) and (match := _BOUND.match(bound)):
             return cls(match[1], _number(match[2], bound))
-        if isinstance(bound, int | float) and not isinstance(bound, bool):
+        if isinstance(bound, Real) and not isinstance(bound, bool):
             return cls(">=" if reading.metric.better == "higher" else "<=", _number(bound, bound))
         raise UsageError(f"limit {reading.metric.name}={bound!r}: write a number or a comparison such as '<= 4'")
 
@@ -61,8 +63,9 @@ class Limit:
         return f"{self.check}.{self.metric}{self.bound}"
 
     def applies(self, check: str) -> bool:
-        """Return whether the glob names this check, in full or by its part before the bracket."""
-        return fnmatchcase(check, self.check) or fnmatchcase(check.split("[", 1)[0], self.check)
+        """Return whether the glob names this check, in full or by its part before the bracket, which means itself."""
+        glob = self.check.replace("[", "[[]")
+        return fnmatchcase(check, glob) or fnmatchcase(check.split("[", 1)[0], glob)
 
     @classmethod
     def parse(cls, expression: str) -> Limit:
@@ -91,7 +94,7 @@ def select(limits: tuple[Limit, ...], check: str, readings: Mapping[str, Reading
 def _number(text: object, expression: object) -> float:
     try:
         value = float(text)  # type: ignore[arg-type]
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UsageError(f"limit {expression!r}: {text!r} is not a number") from None
     if math.isnan(value):
         raise UsageError(f"limit {expression!r}: nan is not a limit, every comparison with it is false")

@@ -19,7 +19,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        plain = {str(key): to_plain(item) for key, item in value.items()}
+        # A mapping that looks like a stored float is wrapped once more.
+        return {_FLOAT: plain} if plain.keys() == {_FLOAT} else plain
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | str):
@@ -34,7 +36,9 @@ def from_plain(value: Any) -> Any:
     """Undo `to_plain`, except that tuples come back as lists."""
     if isinstance(value, Mapping):
         if value.keys() == {_FLOAT}:
-            return float(value[_FLOAT])
+            if isinstance(value[_FLOAT], str):
+                return float(value[_FLOAT])
+            value = value[_FLOAT]
         return {key: from_plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_plain(item) for item in value]

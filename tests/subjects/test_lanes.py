@@ -180,7 +180,7 @@ def test_a_subject_that_cannot_screen_is_not_screened() -> None:
 def threshold(X: Tensor) -> Tensor:
     """State and output of coordinate i change together, at step CHANGES[i]."""
     at = torch.tensor([CHANGES[i % len(CHANGES)] for i in range(H)])
-    return (X >= at).float()
+    return X.ge(at).float()
 
 
 def test_a_whole_forward_waits_until_three_of_four_lanes_need_it() -> None:
