@@ -1,8 +1,10 @@
 """The plugin's own hooks: facts about the machine, and changes to a record."""
 
 CONFTEST = """
+import os
+
 def pytest_stability_machine_info():
-    return {"rack": "r7"}
+    return {"rack": "r7", "process": os.environ.get("PYTEST_XDIST_WORKER", "alone")}
 
 def pytest_stability_update_record(record):
     record["result"]["environment"]["job"] = "42"
@@ -11,9 +13,12 @@ MEASURES = "def test_drift(stability):\n    stability.measure(ToyDrift(3.0), TOY
 
 
 def test_hooks_add_to_what_is_stored(pytester, either):
+    """The machine is asked about where it measured: in a worker, if there are any."""
     pytester.makeconftest(CONFTEST)
     run = either(MEASURES)
-    assert run.run["run"]["environment"]["rack"] == "r7"
+    environment = run.run["run"]["environment"]
+    assert environment["rack"] == "r7"
+    assert (environment["process"] == "alone") is (run.records["toy_drift[test_drift]"]["worker"] == "")
     assert run.records["toy_drift[test_drift]"]["result"]["environment"]["job"] == "42"
 
 

@@ -16,15 +16,16 @@ LEAKS = {
 def test_a_leak_is_named_and_put_back(inner, name):
     run = inner(
         f"""
+from stabilitykit.plugin.hygiene import _SETTINGS
+
+BEFORE = {{name: setting.read(torch) for name, setting in _SETTINGS.items()}}
+
 def test_leaks(stability):
     stability.measure(ToyDrift(0.0), TOY)
     {LEAKS[name]}
 
 def test_next(stability):
-    from stabilitykit.plugin.hygiene import Watch
-    watch = Watch()
-    watch.start()
-    assert not watch.restore()
+    assert {{name: setting.read(torch) for name, setting in _SETTINGS.items()}} == BEFORE
 """
     )
     run.result.assert_outcomes(failed=1, passed=1)
