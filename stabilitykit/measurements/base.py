@@ -125,11 +125,12 @@ class Measurement(ABC):
 
 
 def _equal(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and not isinstance(value, Tensor | np.ndarray) and bool(value == default)
+    return type(value) is type(default) and _plain(value) == _plain(default)
 
 
 def _short(value: Any) -> str:
-    text = str(_plain(value)) if isinstance(value, Tensor | np.ndarray) else repr(value)
+    holds_tensors = isinstance(value, list | tuple) and any(isinstance(item, Tensor | np.ndarray) for item in value)
+    text = str(_plain(value)) if holds_tensors or isinstance(value, Tensor | np.ndarray) else repr(value)
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
@@ -137,7 +138,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}:{digest(value)[:12]}"
     if isinstance(value, np.ndarray):
-        return f"array{value.shape}:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:12]}"
+        content = hashlib.sha256(value.dtype.str.encode() + np.ascontiguousarray(value).tobytes())
+        return f"array{value.shape}:{content.hexdigest()[:12]}"
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
@@ -56,14 +57,15 @@ _SEVERITY = {"pass": 0, "measured": 0, "skipped": 1, "unsupported": 2, "differs"
 
 def _worst_readings(results: Sequence[Result], names: Sequence[str]) -> Mapping[str, Reading]:
     chosen: dict[str, Reading] = {}
-    for key in results[0].readings:
+    for key in dict.fromkeys(key for result in results for key in result.readings):
         placed = [
             replace(result.readings[key], place={**result.readings[key].place, "subject": name})
             for name, result in zip(names, results, strict=True)
             if key in result.readings
         ]
-        pick = min if placed[0].metric.better == "higher" else max
-        chosen[key] = pick(placed, key=lambda reading: reading.value)
+        sign = -1 if placed[0].metric.better == "higher" else 1
+        # A nan keeps no limit, so nothing is worse; comparisons with it would depend on the order of the subjects.
+        chosen[key] = max(placed, key=lambda one: (math.isnan(one.value), sign * one.value))
     return chosen
 
 
