@@ -221,6 +221,12 @@ class CausalLMSubject(Subject):
             prefix.settle(original)
         return prefix
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether the model is a mixture whose experts' implementation can be chosen; every configuration has one."""
+        can_set = getattr(self.model, "_can_set_experts_implementation", lambda: False)
+        return bool(can_set()) and getattr(self.model.config, "_experts_implementation", None) is not None
+
     def use_experts(self, experts: str | None) -> None:
         """Measure with this implementation of a mixture's experts, the prefix included; None: the user's own."""
         self.experts = experts

@@ -43,7 +43,7 @@ def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     X = subject.copies(len(V))
     # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
     subject.prepare(len(V))
-    experts = "batched_mm" if getattr(subject.model.config, "_experts_implementation", None) else None
+    experts = "batched_mm" if subject.has_experts else None
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_deprecations_quiet(), forward_ad.dual_level():
             dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]

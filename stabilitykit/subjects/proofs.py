@@ -50,7 +50,7 @@ def prove(subject: CausalLMSubject) -> Proofs:
     _require_embeddings(subject)
     if lanes_independent(subject):
         return _proofs(subject)
-    for experts in EXPERTS if _has_experts(subject) else ():
+    for experts in EXPERTS if subject.has_experts else ():
         subject.use_experts(experts)
         if lanes_independent(subject):
             return replace(_proofs(subject), note=f"lanes mix under the model's experts; measured with {experts}")
@@ -143,7 +143,3 @@ def _proofs(subject: CausalLMSubject) -> Proofs:
 def _evaluate(subject: CausalLMSubject, X: Tensor) -> Tensor:
     with torch.no_grad():
         return subject.finite(subject.forward(X))
-
-
-def _has_experts(subject: CausalLMSubject) -> bool:
-    return getattr(subject.model.config, "_experts_implementation", None) is not None
