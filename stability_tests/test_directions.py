@@ -16,7 +16,8 @@ def test_searched_directions(stability, stability_model):
     @strategies.settings_for(stability.profile, stability.settings.seed)
     @given(direction=strategies.directions(len(subject.x0), basis))
     def certified(direction):
-        result = stability.measure(sk.FirstChange(direction=direction.on(basis)), subject)
+        asked = sk.FirstChange(direction=direction.on(basis))
+        result = stability.measure(asked, subject, name="searched_direction")
         unit, steps = direction.expand(basis), {name: reading.value for name, reading in result.readings.items()}
         assert sk.bits_equal(output_at(subject, unit, steps["s_last_same"]), subject.baseline)
         if math.isfinite(steps["s_first_changed"]):

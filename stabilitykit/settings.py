@@ -20,6 +20,9 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 COMMAND = "STABILITYKIT_COMMAND"
 """Environment variable in which `stabilitykit run` tells the report what was typed."""
 
+NOTHING_MEASURED = 64
+"""Added to the exit code of the error for which `stabilitykit run` measured nothing; pytest's own codes are below."""
+
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 

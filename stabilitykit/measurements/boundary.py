@@ -286,10 +286,13 @@ def _sentence(rows: tuple[dict[str, Any], ...]) -> str:
         if dense
         else " Every distinct input below it was tried."
     )
-    return (
-        f"Along the nearest of {len(rows)} rays the output keeps every bit up to s = {nearest['radius']:.6g}, "
-        f"{nearest['rho']:.3g} times the step at which the input itself first changes.{sampled}"
+    against = (
+        "exactly where the rounded input itself first changes"
+        if nearest["rho"] == 1
+        else f"{nearest['rho']:.3g} times the step at which the rounded input itself first changes"
     )
+    rays = f"the nearest of {len(rows)} rays" if len(rows) > 1 else "the ray"
+    return f"Along {rays} the output keeps every bit up to s = {nearest['radius']:.6g}, {against}.{sampled}"
 
 
 def _expected(subject: Subject, rays: int) -> Cost:

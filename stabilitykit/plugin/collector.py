@@ -19,8 +19,8 @@ import pytest
 from stabilitykit.plugin import suite
 from stabilitykit.plugin.journal import Journal
 from stabilitykit.plugin.options import SETTINGS
-from stabilitykit.plugin.recorder import JSON, KIND
-from stabilitykit.settings import COMMAND
+from stabilitykit.plugin.recorder import CODE, JSON, KIND
+from stabilitykit.settings import COMMAND, NOTHING_MEASURED
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run
@@ -40,11 +40,13 @@ class Collector:
         self.kinds: dict[str, str] = {}
         self.environments: dict[str, str] = {}
         self.notes: list[str] = []
+        self.codes: set[int] = set()
         self.index: Path | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the records off a report."""
         self.kinds[report.nodeid] = getattr(report, KIND, "")
+        self.codes |= {getattr(report, CODE)} if hasattr(report, CODE) else set()
         for text in getattr(report, JSON, ()):
             self._keep(text)
 
@@ -78,6 +80,8 @@ class Collector:
         if self.settings.suite and not ran and not session.config.option.collectonly and session.exitstatus in (0, 5):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
             self.notes.append(suite.MISSING)
+        if os.environ.get(COMMAND) and self.codes and not any(json.loads(text)["result"] for text in self.texts):
+            session.exitstatus = NOTHING_MEASURED + max(self.codes)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table and the report's path; under -q the path alone."""

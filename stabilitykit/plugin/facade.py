@@ -37,8 +37,12 @@ class Stability:
         self.profile: Profile = self.settings.profile
         self.prompts: tuple[str, ...] = self.settings.prompts[: self.profile.prompts]
 
-    def measure(self, measurement: Measurement, subject: Subject | Iterable[Subject]) -> Result:
+    def measure(
+        self, measurement: Measurement, subject: Subject | Iterable[Subject], *, name: str | None = None
+    ) -> Result:
         """Measure one subject, or several as one result; record it; then hold it to the limits that apply.
+
+        The check is called after the measurement, or `name`, which tests that ask the same question need.
 
         Raises StabilityFailure where a limit is broken or a gate differs, InvalidError where a number is not finite;
         skips the test where the question cannot be asked of the subject.
@@ -50,19 +54,19 @@ class Stability:
         from stabilitykit.plugin.judging import record_and_judge, unmeasured
         from stabilitykit.subjects.subject import Subject
 
-        log = current(self._config)
+        log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
         try:
             with progress_to(stream(self._config)), self._sharing():
                 subjects = [subject] if isinstance(subject, Subject) else subject
                 result = combine([measurement.measure(one) for one in subjects])
         except InvalidError as error:
-            unmeasured(log, measurement, error)
+            unmeasured(log, name, error)
             raise
         except UnsupportedError as error:
-            unmeasured(log, measurement, error)
+            unmeasured(log, name, error)
             pytest.skip(str(error))
-        record_and_judge(log, measurement, result)
+        record_and_judge(log, measurement, result, name)
         return result
 
     def subject(

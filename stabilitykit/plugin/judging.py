@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _FAILS = {"fail", "invalid"}
 
 
-def record_and_judge(log: TestLog, measurement: Measurement, result: Result) -> None:
-    """File the result, then hold it to its limits: StabilityFailure where one is broken."""
+def record_and_judge(log: TestLog, measurement: Measurement, result: Result, name: str) -> None:
+    """File the result as check `name`, then hold it to its limits: StabilityFailure where one is broken."""
     __tracebackhide__ = True
     gate, marked = _marker(log.item, measurement)
     required = dict(measurement.requires) if gate else {}
-    check_id = log.check_id(measurement.check_id())
+    check_id = log.check_id(name)
     log.file(_record(log, check_id, named(result), gate))
     try:
         asked = select(log.item.config.stash[SETTINGS].limits, check_id, result.readings)
@@ -41,9 +41,9 @@ def record_and_judge(log: TestLog, measurement: Measurement, result: Result) -> 
         raise
 
 
-def unmeasured(log: TestLog, measurement: Measurement, error: StabilityError) -> None:
+def unmeasured(log: TestLog, name: str, error: StabilityError) -> None:
     """File a question that has no answer here, with the sentence that says why."""
-    check_id = log.check_id(measurement.check_id())
+    check_id = log.check_id(name)
     log.file(Record(check_id, log.item.nodeid, error.verdict, message=str(error), worker=worker()))
 
 
@@ -57,7 +57,7 @@ def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapp
     log.records[check_id] = replace(log.records[check_id], limits=texts, gate=gate or bool(limits))
     try:
         if limits:
-            result.judge(limits, _commands(log, limits, result))
+            result.judge(limits, _commands(log, check_id, limits, result))
             log.judge(check_id, "pass")
         elif result.verdict in _FAILS or (gate and result.verdict == "differs"):
             raise StabilityFailure(f"{result.title}: {result.sentence}\n\n{_rerun(log.item)}", result)
@@ -76,13 +76,13 @@ def _marker(item: pytest.Item, measurement: Measurement) -> tuple[bool, Mapping[
     return gate, limits
 
 
-def _commands(log: TestLog, limits: Mapping[str, Any], result: Result) -> tuple[str, ...]:
+def _commands(log: TestLog, check_id: str, limits: Mapping[str, Any], result: Result) -> tuple[str, ...]:
     """Return what to do next about a broken limit: repeat this test alone, or accept what was measured."""
     for name, limit in limits.items():
         reading = result.readings.get(name)
         if reading is not None and not (bound := Bound.parse(limit, reading)).holds(reading.value):
             sign = ">=" if bound.comparison.startswith(">") else "<="
-            accepted = f"{result.check_id}.{name}{sign}{float(reading.value)!r}"
+            accepted = f"{check_id}.{name}{sign}{reading.value!r}"
             return _rerun(log.item), f"Accept: --stability-limit {shlex.quote(accepted)}"
     return ()
 

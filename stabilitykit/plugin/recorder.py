@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CURRENT = pytest.StashKey[pytest.Item]()
 _LOG = pytest.StashKey["TestLog"]()
 # xdist carries plain strings on a report; a numpy number there would kill the whole run.
-JSON, KIND = "_stability_json", "_stability_kind"
+JSON, KIND, CODE = "_stability_json", "_stability_kind", "_stability_code"
 
 
 class TestLog:
@@ -96,6 +96,7 @@ def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRe
     log = log_of(item)
     if call.excinfo is not None and report.when != "teardown":
         _explain(log, call.excinfo.value, report)
+        _shorten(item, call.excinfo.value, report)
     if records := [] if report.when == "setup" and report.passed else log.unsent():
         item.user_properties.extend(_properties(records))
         setattr(report, JSON, [_text(item, record) for record in records])
@@ -125,6 +126,14 @@ def _explain(log: TestLog, error: BaseException, report: pytest.TestReport) -> N
         verdict = "invalid"  # a test that never began has not failed a measurement
     check_id = log.check_id(function.removeprefix("test_"))
     log.file(Record(check_id, log.item.nodeid, verdict, message=_said(error), worker=worker()))
+
+
+def _shorten(item: pytest.Item, error: BaseException, report: pytest.TestReport) -> None:
+    """Of bad input the suite shows the sentence: a way through our own code would tell its reader nothing."""
+    if isinstance(error, StabilityError):
+        setattr(report, CODE, error.exit_code)
+        if suite.contains(item.path):
+            report.longrepr = f"{type(error).__name__}: {error}"
 
 
 def worker() -> str:

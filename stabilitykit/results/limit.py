@@ -63,7 +63,10 @@ class Limit:
         return f"{self.check}.{self.metric}{self.bound}"
 
     def applies(self, check: str) -> bool:
-        """Return whether the glob names this check, in full or by its part before the bracket, which means itself."""
+        """Return whether the glob names this check, in full or by its part before the bracket.
+
+        `*` and `?` are wild; brackets are those of the check id and no character class.
+        """
         glob = self.check.replace("[", "[[]")
         return fnmatchcase(check, glob) or fnmatchcase(check.split("[", 1)[0], glob)
 
