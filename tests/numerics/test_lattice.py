@@ -346,12 +346,30 @@ def test_the_first_cells_of_an_endless_ray_cost_little(
     certify(lattice, cells, cells[-1].first_changed)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), zip(DTYPES, (9_000, 9_000, 14_000, 14_000), strict=True))
+def test_real_arithmetic_with_its_slack_lands_beside_the_breakpoints(
+    dtype: torch.dtype, bound: int, work: list[int]
+) -> None:
+    # A wrong side of the tie costs no cell but twice the roundings.
+    cells = list(itertools.islice(Lattice(*drawn(576, dtype, seed=3)).cells(), 200))
+    assert len(cells) == 200
+    assert sum(work) < bound
+
+
 def test_a_quick_coordinate_does_not_wait_for_sixteen_others(work: list[int]) -> None:
     x0, direction = drawn(64, torch.float32, seed=17)
     direction[1:] *= 1e-16
     lattice = Lattice(x0, direction)
     cells = list(itertools.islice(lattice.samples(1.0), 3))
     assert [cell.coordinate for cell in cells] == [0, 0, 0]
+    assert sum(work) < 20_000
+    certify(lattice, cells, cells[-1].first_changed)
+
+
+def test_a_coordinate_about_to_cross_zero_is_not_overrun_while_a_slow_one_is_awaited(work: list[int]) -> None:
+    x0 = torch.tensor([15 * 2.0**-149, 15 * 2.0**-149])
+    lattice = Lattice(x0, torch.tensor([-1.0, 1e-30], dtype=torch.float64))
+    cells = list(itertools.islice(lattice.cells(), 40))
     assert sum(work) < 20_000
     certify(lattice, cells, cells[-1].first_changed)
 
@@ -495,6 +513,14 @@ def test_native_rounds_step_and_direction_to_the_dtype() -> None:
     assert float(perturb(x0, d, 1.001, "p32")) == 258.0
     assert float(perturb(x0, d, 1.001, "native")) == 256.0
     assert float(perturb(x0, 1.001 * d, 1.0, "native")) == 256.0
+
+
+def test_p32_and_native_round_step_and_direction_before_their_product() -> None:
+    # Each factor is just below a tie that the product of the unrounded ones would cross.
+    s, d = torch.tensor([1 + 2.0**-24, 1 + 2.0**-8], dtype=torch.float64), [1 + 2.0**-23, 1 + 2.0**-7]
+    single = perturb(torch.zeros(1), torch.tensor(d[:1], dtype=torch.float64), float(s[0]), "p32")
+    half = perturb(torch.zeros(1, dtype=torch.bfloat16), torch.tensor(d[1:]), float(s[1]), "native")
+    assert (float(single), float(half)) == (d[0], d[1])
 
 
 def test_many_steps_at_once_are_the_steps_one_by_one() -> None:

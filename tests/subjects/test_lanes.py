@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabilitykit.errors import InvalidError
 from stabilitykit.numerics.lattice import Lattice
-from stabilitykit.subjects.lanes import Answer, Search, run
+from stabilitykit.subjects.lanes import Answer, Probe, Search, run
 from stabilitykit.subjects.subject import FunctionSubject
 
 H = 24
@@ -200,6 +200,46 @@ def test_a_first_stage_that_breaks_its_promise_hides_changes_which_is_why_it_mus
     assert blind.counter.forwards == 12 + 1
 
 
+def probe(i: int, seen: list[Answer]) -> Search[int]:
+    """Ask about the states alone until one changes, then about the output there."""
+    for step in range(1, 100):
+        x = X0.clone()
+        x[i] = step
+        seen.append((yield Probe(x)))
+        if seen[-1].changed:
+            seen.append((yield x))
+            return step
+    return -1
+
+
+def test_a_probe_is_answered_by_the_first_stage_alone() -> None:
+    subject, seen = Toy(), []
+    assert run(subject, [probe(0, seen)]) == [BLOCK]
+    assert [(answer.changed, answer.output is None) for answer in seen] == [
+        *[(False, True)] * 3,
+        (True, True),
+        (False, False),
+    ]
+    assert subject.counter.forwards == 1 + 1
+    assert subject.counter.screened == 5 + 1
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_probe_where_nothing_screens_is_a_whole_forward(screen: bool) -> None:
+    subject, seen = Toy(first=None if screen else blocks), []
+    assert run(subject, [probe(0, seen)], screen=screen) == [12]
+    assert all(answer.output is not None for answer in seen)
+    assert subject.counter.forwards == 13 + 1
+
+
+def test_probes_and_questions_keep_their_slots_side_by_side() -> None:
+    subject, asked, probed = Toy(batch=3), [[], [], []], [[], []]
+    searches = [walk(0, asked[0]), probe(1, probed[0]), walk(2, asked[1]), probe(3, probed[1]), walk(4, asked[2])]
+    assert run(subject, searches) == [12, BLOCK, 40, BLOCK, 4]
+    assert all(len({answer.slot for answer in answers}) == 1 for answers in (*asked, *probed))
+    assert [answers[0].slot for answers in (*asked, *probed)] == [0, 2, 1, 1, 1]
+
+
 # ---- slots and bits ----
 
 
@@ -212,8 +252,11 @@ def test_bits_that_depend_on_the_slot_are_no_change(batch: int, screen: bool) ->
     def stage(X: Tensor) -> Tensor:
         return blocks(X) + torch.arange(len(X))[:, None] * 2.0**-20
 
-    subject = Toy(fn=slotted, first=stage, batch=batch)
+    subject, clean = Toy(fn=slotted, first=stage, batch=batch), Toy(batch=batch)
     assert run(subject, (walk(i) for i in range(12)), screen=screen) == CHANGES
+    # Nor is the state of another slot: as many whole forwards as without the slots' bits.
+    run(clean, (walk(i) for i in range(12)), screen=screen)
+    assert subject.counter == clean.counter
 
 
 @pytest.mark.parametrize("screen", [True, False])
