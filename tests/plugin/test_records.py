@@ -68,7 +68,7 @@ def test_a_failure_says_what_broke_and_what_to_do_next(inner):
             "E *max_ulp * 17 * <= 4  ULP",
             "E *usually means (a) a planted cause.",
             'E *Rerun:  pytest "test_inner.py::test_limited[[]17.0[]]" --stability-seed=3',
-            "E *Accept: --stability-limit 'toy_drift[17.0].max_ulp<=17'",
+            "E *Accept: --stability-limit 'toy_drift[[]17.0[]].max_ulp<=17*'",
         ]
     )
     assert "breaks" in run.records["toy_drift[17.0]"]["message"]
