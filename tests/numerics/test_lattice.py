@@ -346,7 +346,7 @@ def test_the_first_cells_of_an_endless_ray_cost_little(
     certify(lattice, cells, cells[-1].first_changed)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), zip(DTYPES, (9_000, 9_000, 14_000, 14_000), strict=True))
+@pytest.mark.parametrize(("dtype", "bound"), [(dtype, 9_000 if dtype.itemsize > 2 else 14_000) for dtype in DTYPES])
 def test_real_arithmetic_with_its_slack_lands_beside_the_breakpoints(
     dtype: torch.dtype, bound: int, work: list[int]
 ) -> None:
