@@ -176,7 +176,8 @@ def _first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Boun
             return Boundary(last, first, cells, coordinate, output, slot)
         tested = cell.first_changed
     else:
-        tested = s_max
+        # Beyond the last finite input there is nothing to search.
+        tested = s_max if bool(torch.isfinite(lattice.at(s_max)).all()) else tested
     return Boundary(tested, math.inf, cells, -1, None, slot)
 
 

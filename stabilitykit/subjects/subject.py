@@ -106,8 +106,8 @@ class Subject(ABC):
         return self.first_blocks(self.copies(self.batch))
 
     def copies(self, batch: int) -> Tensor:
-        """Return x0 in every row, (batch, H)."""
-        return self.x0.expand(batch, -1).contiguous()
+        """Return x0 in every row, (batch, H), in memory of its own: what writes into its input must not reach x0."""
+        return self.x0.repeat(batch, 1)
 
     def finite(self, Y: Tensor) -> Tensor:
         """Return Y, or raise InvalidError naming the first non-finite output."""
