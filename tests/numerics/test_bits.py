@@ -152,9 +152,7 @@ def test_distances_of_sampled_wide_pairs_equal_exact_integers(
 ) -> None:
     left = sampled(kind, 110_000, seed=3)[:100_000]
     right = sampled(kind, 110_000, seed=4)[:100_000][::-1]
-    ranks = [
-        (rank(a, precision, lowest), rank(b, precision, lowest)) for a, b in zip(left, right, strict=True)
-    ]
+    ranks = [(rank(a, precision, lowest), rank(b, precision, lowest)) for a, b in zip(left, right, strict=True)]
     a, b = torch.tensor(left, dtype=dtype), torch.tensor(right, dtype=dtype)
     assert [pair[0] for pair in ranks] == bits.ordered(a).tolist()
     assert [min(abs(p - q), INT64_MAX) for p, q in ranks] == bits.ulp_distance(a, b).tolist()

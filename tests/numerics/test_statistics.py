@@ -18,9 +18,7 @@ LEVELS = [0.5, 0.9, 0.95, 0.99, 0.999]
 
 @pytest.mark.parametrize("confidence", LEVELS)
 @pytest.mark.parametrize(("events", "trials"), COUNTS)
-def test_the_bound_is_the_exact_one_sided_interval_of_scipy(
-    events: int, trials: int, confidence: float
-) -> None:
+def test_the_bound_is_the_exact_one_sided_interval_of_scipy(events: int, trials: int, confidence: float) -> None:
     # scipy finds this bound by root search, hence the tolerance; the exact tail below is the sharp oracle.
     oracle = binomtest(events, trials, alternative="less").proportion_ci(confidence, method="exact")
     assert rate_bound(events, trials, confidence) == pytest.approx(oracle.high, rel=1e-8, abs=0)
@@ -76,9 +74,7 @@ def test_the_wilson_interval_is_that_of_scipy(events: int, trials: int, confiden
         (3, 3, 0.95, "3 of 3 differed: rate <= 100% at 95%"),
     ],
 )
-def test_the_sentence_says_the_count_and_the_bound(
-    events: int, trials: int, confidence: float, expected: str
-) -> None:
+def test_the_sentence_says_the_count_and_the_bound(events: int, trials: int, confidence: float, expected: str) -> None:
     assert expected == sentence(events, trials, confidence)
 
 
