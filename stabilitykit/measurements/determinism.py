@@ -63,12 +63,11 @@ class RunToRun(Measurement):
 
     def find(self, subject: Subject) -> Finding:
         """Run, compare, count."""
-        X = subject.copies(subject.batch)
-        first = subject.finite(subject.evaluate(X))
+        first = subject.finite(subject.evaluate(subject.copies(subject.batch)))
         outputs, differences = {_key(first)}, []
         with bar(self.runs, "run to run", "run") as progress:
             for _ in range(self.runs):
-                again = subject.evaluate(X)
+                again = subject.evaluate(subject.copies(subject.batch))
                 outputs.add(_key(again))
                 differences.append(difference(first, again))
                 progress.update()
