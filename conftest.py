@@ -7,8 +7,11 @@ import pytest
 
 # Bits depend on the number of threads, and two xdist workers with all cores each would fight for them. Only here: with
 # an editable installation this file is also above the suite that is run from elsewhere.
-if Path.cwd().is_relative_to(Path(__file__).parent):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+# A worker inherits what this file has set in the controller: then, as where nobody has, the number is ours to choose.
+OURS = "STABILITYKIT_PINNED_THREADS"
+if Path.cwd().is_relative_to(Path(__file__).parent) and os.environ.get("OMP_NUM_THREADS") == os.environ.get(OURS):
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ["OMP_NUM_THREADS"] = os.environ[OURS] = str(max(1, 2 // workers))
 
 
 @pytest.fixture(autouse=True)
