@@ -15,6 +15,15 @@ PROMPT = "The capital of France is"
 SIGMA = [27.4086, 19.5140, 15.2833, 12.3255, 8.4545]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads that wait for each other on a busy machine take minutes; their number decides bits, so it stays fixed."""
+    ambient = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(ambient)
+
+
 @pytest.fixture(scope="module")
 def loaded():
     return load("smollm2")
