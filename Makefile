@@ -1,4 +1,5 @@
-# `make report` measures, `make test` tests the kit. Each sets up .venv first and is safe to repeat.
+# `make report` measures, `make test` tests the kit in two processes of one thread each (ARGS="-n 0" for one process).
+# Each sets up .venv first and is safe to repeat.
 #   ARGS    more arguments, as in: make report ARGS="--model tiny"
 #   REPORT  the folder that `make report` writes
 #   PYTHON, STABILITYKIT_TORCH: see scripts/bootstrap.sh
@@ -31,7 +32,7 @@ report: setup
 	@echo "Report: $(REPORT)/index.html"
 
 test: setup
-	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q $(ARGS)
+	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .
