@@ -86,6 +86,23 @@ def test_a_one_token_prompt_has_an_empty_prefix(family, batch):
     assert subject.screens
 
 
+@pytest.mark.parametrize(
+    ("path", "ids", "cached", "past"),
+    [("prefill", IDS, False, None), ("decode", IDS, True, 11), ("decode", [65], True, None)],
+)
+def test_the_model_is_called_as_generation_calls_it(llama, path, ids, cached, past):
+    subject = CausalLMSubject(llama, ids, path=path)
+    calls = []
+    handle = llama.model.model.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True)
+    subject.evaluate(subject.copies(1))
+    handle.remove()
+    (call,) = calls
+    cache = call.get("past_key_values")
+    assert call["use_cache"] is cached
+    assert (cache.get_seq_length() if cache else None) == (past + 1 if past else None)
+    assert call["inputs_embeds"].shape[1] == (12 if path == "prefill" else 1)
+
+
 def test_decode_really_uses_the_prefix(llama):
     """Twin of the one-token prompt: the same last token after another prefix is another function."""
     one = CausalLMSubject(llama, [65], path="decode")

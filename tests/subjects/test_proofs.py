@@ -175,6 +175,14 @@ def test_lanes_that_mix_fall_back_to_a_batch_of_one(path):
         assert bits_equal(subject.baseline, CausalLMSubject(loaded, IDS, path=path).baseline)
 
 
+def test_a_mixture_that_no_experts_can_help_gets_its_own_back():
+    loaded = load("tiny:mixtral")
+    with hooked(loaded.model.model.layers[1], lambda state: state + 1e-7 * state.mean(dim=0, keepdim=True)):
+        subject = CausalLMSubject(loaded, IDS, path="decode", batch=6)
+        assert (subject.batch, subject.experts) == (1, None)
+        assert bits_equal(subject.baseline, CausalLMSubject(loaded, IDS, path="decode").baseline)
+
+
 def test_one_lane_that_sees_one_neighbour_is_enough():
     """Only the last row hears of the first: equal rows would hide it, and so would a lane proof of one draw."""
 
