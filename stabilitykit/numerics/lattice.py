@@ -34,8 +34,7 @@ _DENSE = 1 << 10
 _NEAR = 2.0**-8
 _CHUNK = 16
 _BEYOND = 1e-9  # a chunk ends this share past the estimate of its last breakpoint
-_PER_OCTAVE = 2
-_OCTAVES = 8
+_PER_OCTAVE, _OCTAVES = 2, 8  # of the grid that samples dense coordinates: fine steps an octave, octaves a coarse step
 
 
 def _p64r(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
