@@ -66,6 +66,14 @@ def test_equal_runs_pass_with_the_rate_they_prove_and_never_a_bigger_word(batch)
     result.check(**RunToRun.requires)
 
 
+def test_every_measurement_has_a_first_run_of_its_own():
+    """The cached baseline may be hours old: it is not a run of this series."""
+    subject = FunctionSubject(clean, X0)
+    forwards = [measure(RunToRun(runs=4), subject).execution.forwards for _ in range(2)]
+    assert torch.equal(subject.baseline[0], clean(X0))
+    assert [*forwards, measure(RunToRun(runs=4), subject).execution.forwards] == [5, 5, 5]
+
+
 @pytest.mark.parametrize("run", [1, 30, 59])
 def test_one_run_of_59_is_caught(run):
     subject = FunctionSubject(Changing([run + 1]), X0, batch=2)
