@@ -47,6 +47,8 @@ class Finding:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     worst: Worst | None = None
     noise: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """More of what the numbers belong to, stored with the subject's description."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ class Measurement(ABC):
             rows=finding.rows,
             arrays=finding.arrays,
             parameters=self.parameters(),
-            subject=subject.describe(),
+            subject={**subject.describe(), **finding.about},
             environment=environment(getattr(subject, "loaded", None)),
             execution=Execution(**spent, seconds=time.perf_counter() - start),
             worst=finding.worst,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Measurement
@@ -48,7 +47,7 @@ def combine(results: Sequence[Result]) -> Result:
         arrays={
             f"{index:03d}/{key}": array for index, result in enumerate(results) for key, array in result.arrays.items()
         },
-        execution=_sum([result.execution for result in results]),
+        execution=sum((result.execution for result in results), Execution()),
     )
 
 
@@ -63,11 +62,5 @@ def _worst_readings(results: Sequence[Result], names: Sequence[str]) -> Mapping[
             for name, result in zip(names, results, strict=True)
             if key in result.readings
         ]
-        sign = -1 if placed[0].metric.better == "higher" else 1
-        # A nan keeps no limit, so nothing is worse; comparisons with it would depend on the order of the subjects.
-        chosen[key] = max(placed, key=lambda one: (math.isnan(one.value), sign * one.value))
+        chosen[key] = max(placed, key=lambda reading: reading.badness)
     return chosen
-
-
-def _sum(executions: Sequence[Execution]) -> Execution:
-    return Execution(**{f.name: sum(getattr(one, f.name) for one in executions) for f in fields(Execution)})

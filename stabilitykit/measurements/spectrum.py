@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -58,12 +59,12 @@ class SingularSpectrum(Measurement):
 
     def find(self, subject: Subject) -> Finding:
         """Compute the triplets, after the products have proved that they belong to one map."""
-        adjoint = checked_linearisation(subject)
+        stated = checked_linearisation(subject)
         triplets = self.triplets(subject)
         shown = min(len(triplets.sigma), _SHOWN)
         values = {f"sigma_{i + 1}": float(triplets.sigma[i]) for i in range(shown)}
         values |= {f"residual_{i + 1}": float(triplets.residual[i]) for i in range(shown)}
-        values |= {"gap": triplets.gap} | ({"adjoint_defect": adjoint} if adjoint is not None else {})
+        values |= {"gap": triplets.gap} | ({"adjoint_defect": float(stated["adjoint_defect"])} if stated else {})
         return Finding(
             values=values,
             sentence=_sentence(triplets),
@@ -72,6 +73,7 @@ class SingularSpectrum(Measurement):
                 for i, (s, r) in enumerate(zip(triplets.sigma, triplets.residual, strict=True))
             ),
             arrays={name: getattr(triplets, name).numpy() for name in ("sigma", "residual", "u", "v")},
+            about={"linearisation": stated} if stated else {},
         )
 
     def triplets(self, subject: Subject) -> Triplets:
@@ -97,18 +99,18 @@ def _indexed(count: int) -> tuple[Metric, ...]:
     )
 
 
-def checked_linearisation(subject: Subject) -> float | None:
-    """Return the adjoint defect, or None where the subject states no bound; InvalidError over the bound."""
+def checked_linearisation(subject: Subject) -> Mapping[str, Any]:
+    """Return what the subject states of its products, nothing if it states nothing; InvalidError over its bound."""
     stated = subject.linearisation()
     if not stated:
-        return None
+        return {}
     defect, bound = float(stated["adjoint_defect"]), float(stated["adjoint_bound"])
     if not defect <= bound:
         raise InvalidError(
             f"{subject.name}: forward and reverse products are not adjoint, defect {defect:.3g} over its bound "
             f"{bound:.3g}; the spectrum of neither is the model's"
         )
-    return defect
+    return stated
 
 
 def _sentence(triplets: Triplets) -> str:

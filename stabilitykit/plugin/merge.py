@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.record import Record
-from stabilitykit.results.result import Execution, Result
+from stabilitykit.results.result import Result
 
 # What a reader must see first; a verdict outside this list is as bad as the worst.
 _ORDER = ("pass", "measured", "skipped", "unsupported", "differs", "fail", "invalid")
@@ -33,7 +33,7 @@ def merge_results(first: Result, second: Result) -> Result:
     """
     worse, other = (second, first) if _is_worse(second, first) else (first, second)
     readings = {name: _worst(reading, other.readings.get(name)) for name, reading in worse.readings.items()}
-    return replace(worse, readings=readings, execution=_sum(first.execution, second.execution))
+    return replace(worse, readings=readings, execution=first.execution + second.execution)
 
 
 def named(result: Result) -> Result:
@@ -67,8 +67,7 @@ def _is_worse(second: Result, first: Result) -> bool:
 def _worst(reading: Reading, other: Reading | None) -> Reading:
     if other is None or reading.metric.better == "neither":
         return reading
-    is_worse = other.value < reading.value if reading.metric.better == "higher" else other.value > reading.value
-    return other if is_worse else reading
+    return other if other.badness > reading.badness else reading
 
 
 def _severity(record: Record) -> int:
@@ -77,7 +76,3 @@ def _severity(record: Record) -> int:
 
 def _rank(verdict: str) -> int:
     return _ORDER.index(verdict) if verdict in _ORDER else len(_ORDER)
-
-
-def _sum(first: Execution, second: Execution) -> Execution:
-    return Execution(**{f.name: getattr(first, f.name) + getattr(second, f.name) for f in fields(Execution)})

@@ -52,6 +52,14 @@ class Reading:
         """The metric's unit."""
         return self.metric.unit
 
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """Order of readings of one metric, the worst last.
+
+        A nan keeps no limit, so nothing is worse; comparing it by value would depend on the order.
+        """
+        return math.isnan(self.value), -self.value if self.metric.better == "higher" else self.value
+
     def __str__(self) -> str:
         """Return the value with its unit."""
         return f"{self.metric.format(self.value)} {self.metric.unit}".rstrip()

@@ -70,6 +70,10 @@ class Execution:
     calls: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: Execution) -> Execution:
+        """Add two costs, field by field."""
+        return Execution(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
 
 @dataclass(frozen=True)
 class Result:

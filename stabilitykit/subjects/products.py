@@ -41,8 +41,8 @@ def vjp(subject: CausalLMSubject, U: Tensor) -> tuple[Tensor, Tensor]:
 def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
     """Return the primal (k, M) and J v (k, M) for rows of V (k, H); UnsupportedError where no rule exists."""
     X = subject.copies(len(V))
-    # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
     subject.prepare(len(V))
+    # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
     experts = "batched_mm" if subject.has_experts else None
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_deprecations_quiet(), forward_ad.dual_level():

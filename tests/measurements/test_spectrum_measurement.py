@@ -1,12 +1,16 @@
 """The singular spectrum as a measurement: planted singular values, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import stabilitykit as sk
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.spectrum import SingularSpectrum, unit_vectors
+from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.subject import FunctionSubject, Subject
@@ -195,3 +199,12 @@ def test_unit_vectors_are_chosen_by_their_number():
     vectors = unit_vectors(subject, [3, 1])
     overlap = (vectors * right[[2, 0]]).sum(dim=1).abs()
     assert torch.allclose(overlap, torch.ones(2, dtype=torch.float64), atol=1e-4)
+
+
+def test_both_primals_are_stored_with_the_result():
+    """The points that both kinds of products were taken at travel with the numbers, through JSON too."""
+    subject = sk.CausalLMSubject(sk.load("tiny:llama"), "abc")
+    result = sk.measure(sk.SingularSpectrum(k=2), subject, progress=False)
+    stored = sk.Result.from_dict(json.loads(result.to_json())).subject["linearisation"]
+    assert stored == subject.linearisation()
+    assert stored["reverse_primal"] == digest(subject.baseline[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
@@ -84,3 +85,14 @@ def test_a_value_that_no_metric_declares_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         readings((ULP, RHO), {"rho": 1.0, "sigma": 2.0, "alpha": 0.0})
     assert str(caught.value) == "no metric declares ['alpha', 'sigma']; declared: ['max_ulp', 'rho']"
+
+
+def test_the_worst_reading_does_not_depend_on_the_order():
+    """Larger is worse, smaller where higher is better, and a nan is worse than any number, wherever it stands."""
+    for better, values in (("lower", (1.0, 2.0, math.nan)), ("higher", (2.0, 1.0, math.nan))):
+        metric = Metric("m", "", better, "")
+        ranked = [Reading(metric, value) for value in values]
+        for order in itertools.permutations(ranked):
+            assert sorted(order, key=lambda reading: reading.badness)[-1] is ranked[-1]
+        for order in itertools.permutations(ranked[:2]):
+            assert max(order, key=lambda reading: reading.badness) is ranked[1]
