@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stabilitykit.results.metric import Reading as Reading
     from stabilitykit.results.result import Result as Result
     from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
+    from stabilitykit.subjects.measurable import Measurable as Measurable
     from stabilitykit.subjects.models import LoadedModel as LoadedModel
     from stabilitykit.subjects.models import adopt as adopt
     from stabilitykit.subjects.models import load as load
@@ -53,6 +54,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     # the one verb, and the questions
     "measure",
     "Measurement",
+    "Measurable",
     "Finding",
     "Cost",
     "RunToRun",
@@ -95,6 +97,7 @@ _HOMES = {
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
     "subjects.causal_lm": ("CausalLMSubject",),
+    "subjects.measurable": ("Measurable",),
     "subjects.models": ("LoadedModel", "adopt", "load"),
     "subjects.subject": ("FunctionSubject", "Subject"),
 }

@@ -9,18 +9,24 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Generic, final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from stabilitykit.errors import UsageError
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.metric import Metric, Reading, readings
 from stabilitykit.results.plain import to_plain
 from stabilitykit.results.result import Execution, Result, Row, Worst
 from stabilitykit.subjects.environment import environment
+from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.subject import Subject
+
+Asked = TypeVar("Asked", bound=Measurable, default=Subject)
+"""The kind of thing a measurement is asked of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +58,27 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement(ABC):
-    """One question asked of a subject.
+class Measurement(ABC, Generic[Asked]):
+    """One question asked of a subject, or of another kind of thing: `class Sizes(Measurement[LoadedModel])`.
 
     A subclass is a frozen dataclass whose fields are its parameters, with a docstring of formula, shapes, units,
     errors, cost and source. It declares `metrics` (the schema of its readings), `causes` (what a failure usually
     means), `gate` (whether it fails on its own), `requires` (the limits that hold it to its ideal, applied when it
-    is a gate), and implements `find` and `cost`.
+    is a gate), `needs` (the kind it is asked of, where that is not a Subject), and implements `find` and `cost`.
     """
 
     metrics: ClassVar[tuple[Metric, ...]]
+    needs: ClassVar[type[Measurable]] = Subject  # type: ignore[type-abstract]  # never made here, only recognised
     causes: ClassVar[tuple[str, ...]] = ()
     gate: ClassVar[bool] = False
     requires: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
-    def find(self, subject: Subject) -> Finding:
+    def find(self, subject: Asked) -> Finding:
         """Answer the question about one subject."""
 
     @abstractmethod
-    def cost(self, subject: Subject) -> Cost:
+    def cost(self, subject: Asked) -> Cost:
         """Return the rows this is expected to run, without running any."""
 
     def schema(self) -> tuple[Metric, ...]:
@@ -79,8 +86,14 @@ class Measurement(ABC):
         return self.metrics
 
     @final
-    def measure(self, subject: Subject) -> Result:
-        """Answer the question and record what ran, where, and at what cost."""
+    def measure(self, subject: Asked) -> Result:
+        """Answer the question and record what ran, where, and at what cost; UsageError for another kind of thing."""
+        if not isinstance(subject, self.needs):
+            kind = self.needs.__name__
+            raise UsageError(
+                f"{type(self).__name__} is asked of a {kind}, not of a {type(subject).__name__}; "
+                f"make one with {self.needs.made_by}"
+            )
         before = vars(subject.counter).copy()
         start = time.perf_counter()
         finding = self.find(subject)

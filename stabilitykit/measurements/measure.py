@@ -6,27 +6,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.base import Measurement
+from stabilitykit.measurements.base import Asked, Measurement
 from stabilitykit.measurements.progress import progress_to, terminal
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.result import Execution, Result
-from stabilitykit.subjects.subject import Subject
+from stabilitykit.subjects.measurable import Measurable
 
 
-def measure(measurement: Measurement, subject: Subject | Iterable[Subject], *, progress: bool | None = None) -> Result:
+def measure(
+    measurement: Measurement[Asked], subject: Asked | Iterable[Asked], *, progress: bool | None = None
+) -> Result:
     """Return the result of `measurement` on a subject, or on several as one result.
 
     For several, each row gains a `subject` column (the prompt's name where there is one), and each reading is the
     worst over the subjects, with the subject in its place. `progress`: True draws bars on stderr, False never, None
-    where a person is watching. UsageError for an empty list.
+    where a person is watching. UsageError for an empty list, and for what the measurement is not asked of.
     """
     import sys
 
     stream = terminal() if progress is None else (sys.stderr if progress else None)
     with progress_to(stream):
-        if isinstance(subject, Subject):
-            return measurement.measure(subject)
-        return combine([measurement.measure(one) for one in subject])
+        return ask(measurement, subject)
+
+
+def ask(measurement: Measurement[Asked], subject: Asked | Iterable[Asked]) -> Result:
+    """As `measure`, with the bars where they are."""
+    if isinstance(subject, Measurable) or not isinstance(subject, Iterable):
+        return measurement.measure(subject)
+    return combine([measurement.measure(one) for one in subject])
 
 
 def combine(results: Sequence[Result]) -> Result:

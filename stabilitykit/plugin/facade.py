@@ -15,7 +15,7 @@ from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.recorder import current
 
 if TYPE_CHECKING:
-    from stabilitykit.measurements.base import Measurement
+    from stabilitykit.measurements.base import Asked, Measurement
     from stabilitykit.profile import Profile
     from stabilitykit.results.result import Result
     from stabilitykit.settings import Settings
@@ -38,7 +38,7 @@ class Stability:
         self.prompts: tuple[str, ...] = self.settings.prompts[: self.profile.prompts]
 
     def measure(
-        self, measurement: Measurement, subject: Subject | Iterable[Subject], *, name: str | None = None
+        self, measurement: Measurement[Asked], subject: Asked | Iterable[Asked], *, name: str | None = None
     ) -> Result:
         """Measure one subject, or several as one result; record it; then hold it to the limits that apply.
 
@@ -49,17 +49,15 @@ class Stability:
         """
         __tracebackhide__ = True
         # Torch comes in here: a session that never measures does not wait for it.
-        from stabilitykit.measurements.measure import combine
+        from stabilitykit.measurements.measure import ask
         from stabilitykit.measurements.progress import progress_to
         from stabilitykit.plugin.judging import record_and_judge, unmeasured
-        from stabilitykit.subjects.subject import Subject
 
         log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
         try:
             with progress_to(stream(self._config)), self._sharing():
-                subjects = [subject] if isinstance(subject, Subject) else subject
-                result = combine([measurement.measure(one) for one in subjects])
+                result = ask(measurement, subject)
         except InvalidError as error:
             unmeasured(log, name, error)
             raise

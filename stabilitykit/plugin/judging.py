@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FAILS = {"fail", "invalid"}
 
 
-def record_and_judge(log: TestLog, measurement: Measurement, result: Result, name: str) -> None:
+def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result, name: str) -> None:
     """File the result as check `name`, then hold it to its limits: StabilityFailure where one is broken."""
     __tracebackhide__ = True
     gate, marked = _marker(log.item, measurement)
@@ -66,7 +66,7 @@ def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapp
         raise
 
 
-def _marker(item: pytest.Item, measurement: Measurement) -> tuple[bool, Mapping[str, Any]]:
+def _marker(item: pytest.Item, measurement: Measurement[Any]) -> tuple[bool, Mapping[str, Any]]:
     """Return whether the result is a gate, and the marker's limits; the nearest marker speaks first."""
     gate = measurement.gate or item.config.stash[SETTINGS].strict
     limits: dict[str, Any] = {}

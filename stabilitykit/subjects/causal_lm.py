@@ -16,11 +16,12 @@ from torch import Tensor
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.subjects import products, proofs
 from stabilitykit.subjects.anatomy import Anatomy, find
+from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
 from stabilitykit.subjects.prefix import Prefix
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.sites import Stopped, Tap, last_position, locate
-from stabilitykit.subjects.subject import Counter, Subject
+from stabilitykit.subjects.subject import Subject
 
 PATHS = ("prefill", "decode")
 

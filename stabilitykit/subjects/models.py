@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
@@ -18,6 +18,7 @@ from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import smollm2, weights
 from stabilitykit.subjects.checkpoint import first_line, read_model, read_tokenizer
+from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ RESERVED = {
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedModel:
+class LoadedModel(Measurable):
     """A model in evaluation mode with frozen, finite weights; `digest` identifies them, whatever the name.
 
     `tokenizer` is None where there is none: prompts are then token ids. `spec` is the word it was asked for by,
@@ -59,6 +60,24 @@ class LoadedModel:
     spec: str
     source: str
     notes: tuple[str, ...] = ()
+
+    made_by: ClassVar[str] = "load(...) or adopt(model, tokenizer)"
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model that the environment of a result is read from."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the weights and how they are held."""
+        return {
+            "name": self.spec,
+            "model": self.spec,
+            "model_digest": self.digest,
+            "architecture": type(self.model).__name__,
+            "dtype": name_of(self.model.dtype),
+            "device": str(self.model.device),
+        }
 
 
 def load(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,25 +15,17 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of, same_bits
 from stabilitykit.numerics.digest import digest
+from stabilitykit.subjects.measurable import Counter, Measurable
 
 
-@dataclass
-class Counter:
-    """Rows run so far: whole forwards, rows stopped after the first blocks, backward and tangent rows, calls."""
-
-    forwards: int = 0
-    screened: int = 0
-    backwards: int = 0
-    tangents: int = 0
-    calls: int = 0
-
-
-class Subject(ABC):
+class Subject(Measurable):
     """One input vector x (H,) to one output vector y (M,), evaluated in batches of a fixed shape.
 
     Floating-point outputs depend on the batch shape and on the slot a row sits in. So `batch` is part of the subject,
     the last batch is padded with x0, and a row is only ever compared with the baseline of its own slot.
     """
+
+    made_by: ClassVar[str] = "CausalLMSubject(model, prompt) or FunctionSubject(fn, x0)"
 
     def __init__(self, x0: Tensor, *, batch: int = 1, name: str = "subject") -> None:
         if x0.dim() != 1 or not x0.dtype.is_floating_point:

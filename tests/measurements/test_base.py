@@ -23,6 +23,7 @@ from stabilitykit.measurements.progress import bar, progress_to, terminal
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Result, Worst
 from stabilitykit.subjects.environment import KINDS
+from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.subject import FunctionSubject, Subject
 
 LOW = Metric("error", "u", "lower", "planted")
@@ -59,6 +60,18 @@ class ToyQuestion(Measurement):
             worst=Worst("y", "a", "1", "b", "2"),
             noise="none",
         )
+
+
+class Scale(Measurable):
+    """Another kind of thing to ask: it only shows a number."""
+
+    made_by = "Scale(shown)"
+
+    def __init__(self, shown: float) -> None:
+        self.shown = shown
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "scale"}
 
 
 def said(error: float, radius: float, size: float, name: str = "toy", batch: int = 1) -> FunctionSubject:
@@ -149,6 +162,48 @@ def test_a_measurement_must_find_and_state_its_cost() -> None:
 
     with pytest.raises(TypeError, match="abstract"):
         Lazy()  # type: ignore[abstract]
+
+
+@dataclass(frozen=True, eq=False)
+class Scales(Measurement[Scale]):
+    """Report what a scale shows."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (LOW,)
+    needs: ClassVar[type[Measurable]] = Scale
+
+    def cost(self, subject: Scale) -> Cost:
+        return Cost(forwards=1)
+
+    def find(self, subject: Scale) -> Finding:
+        subject.counter.forwards += 1
+        return Finding({"error": subject.shown}, "")
+
+
+def test_a_measurement_may_be_asked_of_another_kind_of_thing() -> None:
+    scale = Scale(2.5)
+    result = measure(Scales(), scale, progress=False)
+    assert (result.readings["error"].value, result.execution.forwards, scale.counter.forwards) == (2.5, 1, 1)
+    assert result.subject == {"name": "scale"}
+    assert measure(Scales(), [Scale(1.0), Scale(3.0)], progress=False).readings["error"].value == 3.0
+
+
+@pytest.mark.parametrize("given", [said(1.0, 2.0, 3.0), [said(1.0, 2.0, 3.0)]])
+def test_another_kind_of_thing_is_refused_with_the_call_that_makes_the_right_one(given: Any) -> None:
+    with pytest.raises(UsageError, match="Scales is asked of a Scale, not of a FunctionSubject; make one with Scale"):
+        measure(Scales(), given, progress=False)
+
+
+@pytest.mark.parametrize("given", [Scale(1.0), 3, "smollm2", torch.zeros(2)])
+def test_what_is_no_subject_is_refused(given: Any) -> None:
+    message = "ToyQuestion is asked of a Subject, not of a .*; make one with CausalLMSubject.model, prompt. or"
+    with pytest.raises(UsageError, match=message):
+        measure(ToyQuestion(), given, progress=False)
+
+
+def test_each_thing_counts_its_own_work() -> None:
+    one, other = Scale(1.0), Scale(1.0)
+    one.counter.calls += 1
+    assert (one.counter.calls, other.counter.calls) == (1, 0)
 
 
 def test_costs_add_by_kind() -> None:
