@@ -45,7 +45,7 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing. Cost: that forward.
+    says which part is missing, or that the model is an encoder. Cost: that forward, another one and its backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
@@ -56,6 +56,11 @@ def find(model: PreTrainedModel) -> Anatomy:
     head = _required(model, "output head", model.get_output_embeddings())
     stem = _find_blocks(model, layers)
     outputs, last = _probe(model)
+    if _sees_later_tokens(model, embedding):
+        raise UnsupportedError(
+            f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
+            "language model instead"
+        )
     norm = _find_norm(model, stem, outputs, last)
     block_names = [f"{stem}.{k}" for k in range(layers)]
     return Anatomy(
@@ -115,6 +120,23 @@ def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor]:
     with _recorded(model, outputs), torch.no_grad():
         result = model.base_model(input_ids=ids, use_cache=False)
     return outputs, _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
+
+
+def _sees_later_tokens(model: PreTrainedModel, embedding: nn.Module) -> bool:
+    """Whether the first token's state has a non-zero derivative by the last embedding: exactly zero if causal.
+
+    A difference of two forwards would not do: a mixture's grouped experts let later tokens reach earlier roundings.
+    False where there is no derivative to look at.
+    """
+    try:
+        with torch.enable_grad():
+            ids = torch.tensor([PROBE], device=embedding.weight.device)  # type: ignore[arg-type]
+            X = embedding(ids).detach().requires_grad_()
+            state = model.base_model(inputs_embeds=X, use_cache=False).last_hidden_state
+            (gradient,) = torch.autograd.grad(state[0, 0, 0], X)
+    except RuntimeError:
+        return False
+    return bool((gradient[0, -1].abs() > 0).any())
 
 
 @contextmanager

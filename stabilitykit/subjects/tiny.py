@@ -77,8 +77,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "mamba": {"state_size": 8, "max_position_embeddings": None},
     "gpt_oss": {**_HEADS, **_EXPERTS, "sliding_window": WINDOW, "rope_parameters": _YARN},
+    "gemma": _HEADS,
+    "gemma3": {
+        **_HEADS,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": WINDOW,
+    },
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.125,
+        "logits_scaling": 2.0,
+    },
+    "qwen3_moe": {**_HEADS, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    "olmo": {},
+    "olmo2": {},
+    "phi": {},
+    "starcoder2": {"sliding_window": WINDOW},
+    "smollm3": {"no_rope_layer_interval": 2},  # block 1 without rotary positions
+    "stablelm": {},
+    "cohere": {},
+    "falcon": {"ffn_hidden_size": 128},
+    "gptj": {"rotary_dim": 8, "n_inner": 128},
+    "bloom": {"max_position_embeddings": None},
+    "mpt": {"max_seq_len": 512, "expansion_ratio": 2},
+    "bert": {},  # an encoder, which is no causal language model
 }
-_MODEL_TYPES = {"gemma3n": "gemma3n_text"}  # the language model alone, without its ears and eyes
+_MODEL_TYPES = {"gemma3n": "gemma3n_text", "gemma3": "gemma3_text"}  # the language model alone, without ears and eyes
 
 
 def tiny(

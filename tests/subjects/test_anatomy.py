@@ -16,10 +16,17 @@ NAMES = {  # (stem of the blocks, final norm); all others are ("model.layers", "
     "opt": ("model.decoder.layers", "model.decoder.final_layer_norm"),
     "zamba2": ("model.layers", "model.final_layernorm"),
     "mamba": ("backbone.layers", "backbone.norm_f"),
+    "phi": ("model.layers", "model.final_layernorm"),
+    "mpt": ("transformer.blocks", "transformer.norm_f"),
+    **dict.fromkeys(("bloom", "falcon", "gptj"), ("transformer.h", "transformer.ln_f")),
 }
+UNLIMITED = ("mamba", "bloom")  # their positions have no end
+CAUSAL = sorted(set(FAMILIES) - {"bert"})
+# Their logits are not the head's output: a soft cap, a factor, several streams.
+ALTERED = {"gemma2", "gemma3n", "granite", "cohere"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CAUSAL)
 def test_every_family_is_taken_apart(family):
     model = tiny(family)
     found = find(model)
@@ -29,12 +36,12 @@ def test_every_family_is_taken_apart(family):
     assert found.final_norm is model.get_submodule(norm)
     assert [model.get_submodule(name) for name in found.block_names] == found.blocks
     assert (found.hidden_size, found.layers) == (64, len(found.blocks))
-    assert found.max_positions == (None if family == "mamba" else 512)
+    assert found.max_positions == (None if family in UNLIMITED else 512)
     assert found.embedding is model.get_input_embeddings()
     assert bool(found.notes) == (family == "gemma3n")
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gemma2", "gemma3n"}))
+@pytest.mark.parametrize("family", sorted(set(CAUSAL) - ALTERED))
 def test_base_norm_and_head_compose_to_the_logits(family):
     model = tiny(family)
     found = find(model)
@@ -84,6 +91,34 @@ def test_no_hook_stays_behind_when_the_forward_fails(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         find(model)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_only_the_encoder_is_one(family, dtype):
+    model = tiny(family, dtype=dtype)
+    if family != "bert":
+        assert find(model)
+        return
+    with pytest.raises(UnsupportedError, match="BertLMHeadModel is an encoder: its first token's state depends on"):
+        find(model)
+    model = tiny(family, dtype=dtype, is_decoder=True)  # the same blocks with a causal mask
+    with pytest.raises(UnsupportedError, match="BertLMHeadModel has no final norm"):
+        find(model)
+
+
+def test_a_decoder_that_looks_ahead_is_an_encoder():
+    """Planted: the last token's state leaks into all others, by a millionth."""
+    model = tiny("llama")
+    model.model.layers[1].register_forward_hook(lambda _m, _a, state: state + 1e-6 * state[:, -1:])
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM is an encoder"):
+        find(model)
+
+
+def test_a_model_without_derivatives_is_taken_for_causal():
+    model = tiny("llama")
+    model.model.layers[1].register_forward_hook(lambda _m, _a, state: state.detach())
+    assert find(model).layers == 3
 
 
 def test_a_missing_head_is_named():
