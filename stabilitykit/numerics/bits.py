@@ -51,6 +51,8 @@ FORMATS: dict[torch.dtype, Format] = {
     torch.float32: Format(torch.int32, 23, 0x7F7F_FFFF),
     torch.float16: Format(torch.int16, 10, 0x7BFF),
     torch.bfloat16: Format(torch.int16, 7, 0x7F7F),
+    torch.float8_e4m3fn: Format(torch.int8, 3, 0x7E, infinite=False),
+    torch.float8_e5m2: Format(torch.int8, 2, 0x7B),
 }
 
 

@@ -7,8 +7,8 @@ The perturbed input is the *evaluated* map, to the bit (rule "p64r")
 with two float64 roundings, one rounding to the dtype and no fused multiply-add. Every coordinate is a composition of
 monotone roundings, hence a monotone step function of s, and x(s) is constant between *breakpoints*. A breakpoint is a
 pair of adjacent float64 numbers: the last s with the old input and the first with the new one. Real arithmetic
-(midpoint minus x0, over d) only seeds the search: rounding to even, and bfloat16's way through float32, decide on
-which side of it the pair lies.
+(midpoint minus x0, over d) only seeds the search: rounding to even, and the way through float32 of all that is
+narrower, decide on which side of it the pair lies.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UsageError
-from stabilitykit.numerics.bits import format_of, spacing, total_order
-from stabilitykit.numerics.rounding import Floats, Keys, keys_to_values, round_to_keys
+from stabilitykit.numerics.bits import format_of, is_infinite, is_nan, name_of, spacing, total_order
+from stabilitykit.numerics.rounding import Floats, Keys, half_unit, keys_to_values, round_to_keys
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -53,14 +53,20 @@ RULES: dict[str, Rule] = {"p64r": _p64r, "p32": _p32, "native": _native}
 """The evaluated maps: float64 then one rounding (default), float32 throughout, the dtype throughout."""
 
 
+def _check_rule(rule: str, dtype: torch.dtype) -> None:
+    if rule not in RULES:
+        raise UsageError(f"rule {rule!r} is not one of {', '.join(RULES)}")
+    if rule == "native" and dtype.itemsize == 1:
+        raise UsageError(f"rule 'native' adds in {name_of(dtype)}, which torch cannot; take 'p64r' or 'p32'")
+
+
 def perturb(x0: Tensor, direction: Tensor, s: float | Tensor, rule: str = "p64r") -> Tensor:
     """Return x(s) = x0 + s * direction as the rule evaluates it, in x0's dtype, on the CPU.
 
     `x0` and `direction` are (H,); `s` is a float or (K,), giving (H,) or (K, H). The product is a tensor of its own,
     so no kernel can fuse it with the sum. UsageError for an unknown rule or different shapes. O(K H).
     """
-    if rule not in RULES:
-        raise UsageError(f"rule {rule!r} is not one of {', '.join(RULES)}")
+    _check_rule(rule, x0.dtype)
     if x0.shape != direction.shape:
         raise UsageError(f"the direction has shape {tuple(direction.shape)}, the input {tuple(x0.shape)}")
     steps = torch.as_tensor(s, dtype=torch.float64)
@@ -94,15 +100,14 @@ class Lattice:
 
     def __post_init__(self) -> None:
         """Refuse what has no lattice, in one sentence."""
-        if self.rule not in RULES:
-            raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
+        _check_rule(self.rule, self.x0.dtype)
         if self.x0.shape != self.direction.shape or self.x0.dim() != 1:
             shapes = f"{tuple(self.direction.shape)} and {tuple(self.x0.shape)}"
             raise UsageError(f"direction and input have shapes {shapes}; both must be (H,)")
         used = self.direction.to({"p32": torch.float32, "native": self.x0.dtype}.get(self.rule, torch.float64))
         for name, vector in (("direction", used), ("input", self.x0)):
-            if not bool(torch.isfinite(vector).all()):
-                where = int((~torch.isfinite(vector)).nonzero()[0])
+            if bool((outside := is_nan(vector) | is_infinite(vector)).any()):
+                where = int(outside.nonzero()[0])
                 raise InvalidError(f"the {name} is {vector[where].item()} at coordinate {where}; give finite numbers")
         if not bool(used.any()):
             raise UsageError("the direction is zero: it moves no coordinate; give at least one that is not zero")
@@ -235,7 +240,7 @@ class Lattice:
         )
         # A tie goes to the even neighbour, and with it all that the rounding before the last one makes a tie.
         even = (far % 2 == 0) == (far >= 0)  # of the magnitude: negative keys count from -1
-        slack = np.where(even == up, -1.0, 1.0) * _half_unit(low, dtype)
+        slack = np.where(even == up, -1.0, 1.0) * half_unit(low, dtype)
         with np.errstate(over="ignore"):
             return np.asarray(((low - x) + (high - low) / 2 + slack) / d)
 
@@ -287,14 +292,3 @@ class Lattice:
             reached = moved(middle)
             high, low = np.where(reached, middle, high), np.where(reached, low, middle)
         return high.view(np.float64)
-
-
-def _half_unit(values: Floats, dtype: torch.dtype) -> Floats | float:
-    """Half a unit in the last place of the rounding that precedes the last one; float64 has none before it.
-
-    float32 is rounded from float64; bfloat16 and float16 from float32, through which torch converts them.
-    """
-    if dtype == torch.float64:
-        return 0.0
-    bits = 24 if dtype in (torch.bfloat16, torch.float16) else 53
-    return np.where(values == 0, 0.0, np.ldexp(0.5, np.frexp(values)[1] - bits))

@@ -20,25 +20,20 @@ NARROW = {
     "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
     "float8_e5m2": ml_dtypes.float8_e5m2,
 }
-FLOAT8 = {
-    torch.float8_e4m3fn: bits.Format(torch.int8, 3, 0x7E, infinite=False),
-    torch.float8_e5m2: bits.Format(torch.int8, 2, 0x7B),
-}
 WIDE = [
     pytest.param(torch.float32, "f", 24, -126, id="float32"),
     pytest.param(torch.float64, "d", 53, -1022, id="float64"),
 ]
 DTYPES = list(bits.FORMATS)
+WITH_INFINITY = [dtype for dtype, row in bits.FORMATS.items() if row.infinite]
 INT64_MAX = 2**63 - 1
 NAN, INF = math.nan, math.inf
 Exhaustive = tuple[torch.Tensor, np.ndarray]
 
 
 @pytest.fixture(params=NARROW)
-def every(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Exhaustive:
-    """Every pattern of a narrow format with its value in float64; a float8 is one more row of the table."""
-    for dtype, row in FLOAT8.items():
-        monkeypatch.setitem(bits.FORMATS, dtype, row)
+def every(request: pytest.FixtureRequest) -> Exhaustive:
+    """Every pattern of a narrow format with its value in float64."""
     dtype = getattr(torch, request.param)
     width = 8 * dtype.itemsize
     codes = np.arange(2**width).astype(f"uint{width}")
@@ -207,12 +202,45 @@ def test_a_float64_distance_beyond_int64_saturates_and_the_last_one_below_does_n
     assert bits.ulp_distance(low, high.expand(3)).tolist() == [INT64_MAX - 1, INT64_MAX, INT64_MAX]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", WITH_INFINITY)
 def test_infinity_is_one_step_beyond_the_largest_value(dtype: torch.dtype) -> None:
     largest = torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype)
     infinite = torch.tensor([INF, -INF], dtype=dtype)
     assert bits.ulp_distance(largest, infinite).tolist() == [1, 1]
     assert bits.bits_equal(infinite, bits.nudge(largest, torch.tensor([1, -1])))
+
+
+def test_a_format_without_infinity_ends_at_its_largest_number() -> None:
+    largest = torch.tensor([448.0, -448.0]).to(torch.float8_e4m3fn)
+    assert bits.pattern(largest[0]) == "0x7e"
+    assert bits.is_nan(torch.tensor([0x7F, -1], dtype=torch.int8).view(torch.float8_e4m3fn)).all()
+    with pytest.raises(InvalidError, match=r"the step at \[0\] \(2 in all\) leaves the range of float8_e4m3fn"):
+        bits.nudge(largest, torch.tensor([1, -1]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_table_agrees_with_torch_on_every_format(dtype: torch.dtype) -> None:
+    row, finfo = bits.FORMATS[dtype], torch.finfo(dtype)
+    assert row.width == finfo.bits
+    assert 2.0**-row.mantissa == finfo.eps
+    assert 2.0 ** (1 - row.bias) == finfo.smallest_normal
+    assert bits.from_total_order(torch.tensor(row.largest), dtype).double().item() == finfo.max
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_every_pair_of_8_bit_numbers_is_compared_as_its_values_are(name: str) -> None:
+    codes = np.arange(256).astype("uint8")
+    values = codes.view(NARROW[name]).astype(np.float64)
+    left, right = (axis.ravel() for axis in np.meshgrid(codes, codes, indexing="ij"))
+    a, b = (torch.from_numpy(side.view("int8")).view(getattr(torch, name)) for side in (left, right))
+    assert np.array_equal(left == right, bits.same_bits(a, b).numpy())
+    number = ~np.isnan(values[left]) & ~np.isnan(values[right])
+    ranks = np.searchsorted(np.unique(values[~np.isnan(values)]), values)
+    expected = np.abs(ranks[left] - ranks[right])[number]
+    kept = torch.from_numpy(number)
+    assert np.array_equal(expected, bits.ulp_distance(a[kept], b[kept]).numpy())
+    one = int(number.sum()) // 2
+    assert bits.value_equal(a[kept][one], b[kept][one]) == (values[left][number][one] == values[right][number][one])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,6 +7,8 @@ import math
 from fractions import Fraction
 from statistics import median
 
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
 
@@ -177,3 +179,22 @@ def test_different_structures_are_refused_before_any_value_is_read() -> None:
 def test_a_difference_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         difference(torch.ones(1), torch.ones(1)).max_ulp = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "specials"), [("float8_e4m3fn", 2), ("float8_e5m2", 8)])
+def test_every_pair_of_8_bit_patterns_is_counted_and_sized_by_its_values(name: str, specials: int) -> None:
+    patterns = torch.arange(-128, 128).to(torch.int8).view(getattr(torch, name))
+    left, right = patterns.repeat_interleave(256), patterns.repeat(256)
+    values = np.arange(-128, 128).astype(np.int8).view(getattr(ml_dtypes, name)).astype(np.float64)
+    numbers = np.unique(values[~np.isnan(values)])
+    nans, infinite = 256 - len(numbers) - 1, int(np.isinf(numbers).sum())  # -0 and +0 are one number
+    found = difference(left, right)
+    assert (found.elements, found.differing_bits, found.nan_match) == (65536, 65536 - 256, nans)
+    assert (found.signed_zeros, found.nan_payload) == (2, nans * (nans - 1))
+    assert found.nan_mismatch == 2 * nans * (256 - nans)
+    assert found.infs == 2 * 256 * infinite - infinite**2
+    assert found.max_ulp == len(numbers) - 1
+    finite = numbers[np.isfinite(numbers)]
+    assert len(finite) == 255 - specials
+    assert found.max_abs == (math.inf if infinite else finite[-1] - finite[0])
+    assert found.max_scaled_ulp == (math.inf if infinite else found.max_abs / (finite[-1] - finite[-2]))

@@ -16,15 +16,26 @@ from stabilitykit.numerics import lattice as module
 from stabilitykit.numerics.bits import total_order
 from stabilitykit.numerics.lattice import Cell, Lattice, perturb
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-FORMATS = {torch.float64: (53, -1022), torch.float32: (24, -126), torch.float16: (11, -14), torch.bfloat16: (8, -126)}
+EIGHTS = [torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHTS]
+FORMATS = {
+    torch.float64: (53, -1022),
+    torch.float32: (24, -126),
+    torch.float16: (11, -14),
+    torch.bfloat16: (8, -126),
+    torch.float8_e4m3fn: (4, -6),
+    torch.float8_e5m2: (3, -14),
+}
 PATHS = {
     torch.float64: [torch.float64],
     torch.float32: [torch.float64, torch.float32],
     torch.float16: [torch.float64, torch.float32, torch.float16],
     torch.bfloat16: [torch.float64, torch.float32, torch.bfloat16],
+    torch.float8_e4m3fn: [torch.float64, torch.float32, torch.float8_e4m3fn],
+    torch.float8_e5m2: [torch.float64, torch.float32, torch.float8_e5m2],
 }
-RULED = [(rule, dtype) for rule in module.RULES for dtype in DTYPES if (rule, dtype) != ("p32", torch.float64)]
+REFUSED = {("p32", torch.float64), *(("native", dtype) for dtype in EIGHTS)}
+RULED = [(rule, dtype) for rule in module.RULES for dtype in DTYPES if (rule, dtype) not in REFUSED]
 
 
 def drawn(H: int, dtype: torch.dtype, seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -58,7 +69,7 @@ def nearest_even(value: Fraction, dtype: torch.dtype) -> Fraction:
     return round(value / quantum) * quantum  # Fraction's round is half to even
 
 
-def exact_key(x0: float, d: float, s: float, dtype: torch.dtype) -> int:
+def exact_key(x0: float, d: float, s: float, dtype: torch.dtype, largest: float = math.inf) -> int:
     """The place of x(s) among the floats of `dtype`, -0 at -1 and +0 at 0, by three roundings of fractions."""
     product = nearest_even(Fraction(s) * Fraction(d), torch.float64)
     total = Fraction(x0) + product
@@ -68,24 +79,24 @@ def exact_key(x0: float, d: float, s: float, dtype: torch.dtype) -> int:
     for step in PATHS[dtype]:
         total = nearest_even(total, step)
     precision, lowest = FORMATS[dtype]
-    size = abs(total)
+    size = min(abs(total), largest)
     binade = max(exponent(size), lowest) if size else lowest
     steps = (binade - lowest) * 2 ** (precision - 1) + size / Fraction(2) ** (binade - precision + 1)
     assert steps.denominator == 1
     return -1 - int(steps) if negative else int(steps)
 
 
-def exact_cells(x0: Tensor, direction: Tensor, s_max: float) -> list[Cell]:
+def exact_cells(x0: Tensor, direction: Tensor, s_max: float, largest: float = math.inf) -> list[Cell]:
     """Every breakpoint up to s_max, each found by bisection over the bits of s."""
     found: dict[float, int] = {}
     for i, (x, d) in enumerate(zip(x0.double().tolist(), direction.double().tolist(), strict=True)):
         origin = int(total_order(x0[i]))
-        for count in range(1, abs(exact_key(x, d, s_max, x0.dtype) - origin) + 1):
+        for count in range(1, abs(exact_key(x, d, s_max, x0.dtype, largest) - origin) + 1):
             low, high = 0, int(np.float64(s_max).view(np.int64))
             while high - low > 1:
                 middle = (low + high) // 2
                 s = float(np.int64(middle).view(np.float64))
-                reached = abs(exact_key(x, d, s, x0.dtype) - origin) >= count
+                reached = abs(exact_key(x, d, s, x0.dtype, largest) - origin) >= count
                 low, high = (low, middle) if reached else (middle, high)
             found.setdefault(float(np.int64(high).view(np.float64)), i)
     return [Cell(math.nextafter(s, 0), s, i) for s, i in sorted(found.items())]
@@ -125,7 +136,8 @@ def test_subnormals_and_the_crossing_of_zero_are_exact(dtype: torch.dtype) -> No
     expected = exact_cells(x0, direction, s_max)
     assert lattice.dense == []
     assert list(lattice.cells(s_max)) == expected
-    signs = torch.signbit(lattice.at(torch.tensor([cell.first_changed for cell in expected], dtype=torch.float64)))
+    firsts = torch.tensor([cell.first_changed for cell in expected], dtype=torch.float64)
+    signs = torch.signbit(lattice.at(firsts).double())
     # The first two coordinates change sign, one through +0 and -0, the other through -0 and +0.
     assert signs[0, :2].tolist() == [False, True]
     assert signs[-1, :2].tolist() == [True, False]
@@ -304,6 +316,32 @@ def test_cells_end_with_the_last_finite_input(dtype: torch.dtype, H: int) -> Non
     certify(lattice, cells, beyond * (1 - 1e-4))
 
 
+def test_a_format_without_infinity_saturates_and_has_no_last_step() -> None:
+    lattice = Lattice(torch.tensor([416.0, 1.0, -8.0]).to(torch.float8_e4m3fn), torch.tensor([1.0, 3.0, -0.5]))
+    cells = list(lattice.cells())
+    assert lattice.at(cells[-1].first_changed).double().tolist() == [448.0, 448.0, -448.0]
+    assert lattice.at(math.inf).double().tolist() == [448.0, 448.0, -448.0]
+    assert cells == exact_cells(lattice.x0, lattice.direction, cells[-1].first_changed, largest=448)
+    certify(lattice, cells, 1e300)
+
+
+@pytest.mark.parametrize("dtype", EIGHTS)
+def test_arithmetic_that_torch_does_not_have_is_refused(dtype: torch.dtype) -> None:
+    x0, direction = drawn(4, dtype, seed=19)
+    for refused in (lambda: Lattice(x0, direction, "native"), lambda: perturb(x0, direction, 1.0, "native")):
+        with pytest.raises(UsageError, match=r"'native' adds in float8_e\dm\d.*, which torch cannot; take 'p64r'"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "pattern"), [(EIGHTS[0], 0x7F), (EIGHTS[0], -1), (EIGHTS[1], 0x7C), (EIGHTS[1], 0x7D)]
+)
+def test_every_8_bit_infinity_and_nan_is_refused(dtype: torch.dtype, pattern: int) -> None:
+    x0 = torch.tensor([0, pattern], dtype=torch.int8).view(dtype)
+    with pytest.raises(InvalidError, match=r"the input is .* at coordinate 1"):
+        Lattice(x0, torch.ones(2))
+
+
 def test_float64_ends_at_its_largest_number_too() -> None:
     top = float(np.finfo(np.float64).max)
     lattice = Lattice(torch.tensor([down(down(top))], dtype=torch.float64), torch.tensor([1e300], dtype=torch.float64))
@@ -346,7 +384,10 @@ def test_the_first_cells_of_an_endless_ray_cost_little(
     certify(lattice, cells, cells[-1].first_changed)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(dtype, 9_000 if dtype.itemsize > 2 else 14_000) for dtype in DTYPES])
+ROUNDINGS = dict(zip(DTYPES, [9_000, 9_000, 14_000, 14_000, 18_000, 16_000], strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), ROUNDINGS.items())
 def test_real_arithmetic_with_its_slack_lands_beside_the_breakpoints(
     dtype: torch.dtype, bound: int, work: list[int]
 ) -> None:

@@ -1,6 +1,8 @@
-"""Rounding in numpy against torch's own conversion: every 16-bit float, its midpoints, and what lies beside them."""
+"""Rounding in numpy against torch's own conversion: every narrow float, its midpoints, and what lies beside them."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ import torch
 from stabilitykit.numerics.bits import FORMATS, from_total_order, total_order
 from stabilitykit.numerics.rounding import keys_to_values, round_to_keys
 
-HALVES = [torch.bfloat16, torch.float16]
-DTYPES = [*HALVES, torch.float32, torch.float64]
+NARROW = [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES = [*NARROW, torch.float32, torch.float64]
 
 
 def every_number(dtype: torch.dtype) -> np.ndarray:
-    """All finite values of a 16-bit format in float64, ascending, both zeros."""
+    """All finite values of a narrow format in float64, ascending, both zeros."""
     largest = FORMATS[dtype].largest
     keys = torch.arange(-1 - largest, largest + 1)
     return from_total_order(keys, dtype).double().numpy()
@@ -22,6 +24,15 @@ def every_number(dtype: torch.dtype) -> np.ndarray:
 
 def torch_keys(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     return total_order(torch.from_numpy(values).to(dtype)).numpy()
+
+
+def nearest_even(value: Fraction, precision: int, lowest: int) -> Fraction:
+    """Round in exact arithmetic to `precision` bits, or to the spacing of the exponent `lowest`; no range ends."""
+    exponent = lowest
+    while Fraction(2) ** (exponent + 1) <= value:
+        exponent += 1
+    quantum = Fraction(2) ** (exponent - precision + 1)
+    return round(value / quantum) * quantum  # Fraction's round is half to even
 
 
 def around(points: np.ndarray) -> np.ndarray:
@@ -36,22 +47,32 @@ def around(points: np.ndarray) -> np.ndarray:
     return every[np.isfinite(every)]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_every_16_bit_number_and_its_midpoints_round_as_torch_rounds_them(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", NARROW)
+def test_every_narrow_number_and_its_midpoints_round_as_torch_rounds_them(dtype: torch.dtype) -> None:
     numbers = every_number(dtype)
     values = around(np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2]))
     assert np.array_equal(round_to_keys(values, dtype), torch_keys(values, dtype))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", NARROW)
 def test_a_scalar_conversion_has_the_bits_of_the_vectorised_one(dtype: torch.dtype) -> None:
-    numbers = every_number(dtype)[::131]
+    numbers = every_number(dtype)[:: 131 if dtype.itemsize > 1 else 1]
     values = around((numbers[1:] + numbers[:-1]) / 2)
     alone = [int(total_order(torch.tensor(value, dtype=torch.float64).to(dtype))) for value in values]
     assert round_to_keys(values, dtype).tolist() == alone
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_two_roundings_are_those_of_exact_fractions(dtype: torch.dtype) -> None:
+    numbers = every_number(dtype)[:: 131 if dtype.itemsize > 1 else 1]
+    numbers = numbers[numbers > 0]
+    values = around((numbers[1:] + numbers[:-1]) / 2)
+    precision, lowest = FORMATS[dtype].mantissa + 1, 1 - FORMATS[dtype].bias
+    exact = [nearest_even(nearest_even(Fraction(value), 24, -126), precision, lowest) for value in values.tolist()]
+    assert [Fraction(value) for value in keys_to_values(round_to_keys(values, dtype), dtype).tolist()] == exact
+
+
+@pytest.mark.parametrize("dtype", NARROW)
 def test_two_roundings_are_not_one(dtype: torch.dtype) -> None:
     # Just above a tie whose even neighbour lies below, float32 rounds to the tie itself: the second rounding goes down.
     one = 1 + 2.0 ** -(FORMATS[dtype].mantissa + 1)
@@ -85,7 +106,7 @@ def test_zeros_keep_their_signs_and_what_underflows_becomes_one(dtype: torch.dty
     assert round_to_keys(np.array([-0.0, 0.0]), dtype).tolist() == [-1, 0]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e5m2, torch.float32])
 def test_what_overflows_becomes_infinity_without_a_warning_where_the_caller_says_so(dtype: torch.dtype) -> None:
     last = float(torch.finfo(dtype).max)
     gap = last - keys_to_values(np.array([FORMATS[dtype].largest - 1]), dtype)[0]
@@ -98,8 +119,13 @@ def test_what_overflows_becomes_infinity_without_a_warning_where_the_caller_says
     assert keys[3] == FORMATS[dtype].largest + 1 == -1 - keys[4]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_the_inverse_is_exact_for_every_16_bit_number(dtype: torch.dtype) -> None:
+def test_a_format_without_infinity_is_rounded_as_torch_rounds_it_beyond_its_largest_number() -> None:
+    values = np.array([448.0, 463.9, 464.0, 464.1, 480.0, 1e300, np.inf, -1e300, -np.inf])
+    assert np.array_equal(round_to_keys(values, torch.float8_e4m3fn), torch_keys(values, torch.float8_e4m3fn))
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_inverse_is_exact_for_every_narrow_number(dtype: torch.dtype) -> None:
     largest = FORMATS[dtype].largest
     keys = np.arange(-1 - largest, largest + 1)
     values = keys_to_values(keys, dtype)
