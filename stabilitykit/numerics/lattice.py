@@ -131,14 +131,16 @@ class Lattice:
         crossed = np.abs(self._keys(np.minimum(own, np.median(own)), self._moving) - self._origin[self._moving])
         return [int(i) for i in self._moving[crossed > _DENSE]]
 
-    def cells(self, s_max: float = math.inf) -> Iterator[Cell]:
-        """Yield the breakpoints of all listable coordinates in order of s, up to s_max; lazily, in chunks.
+    def cells(self, s_max: float = math.inf, start: float = 0.0) -> Iterator[Cell]:
+        """Yield the breakpoints of all listable coordinates in order of s, after `start` up to s_max; lazily, in chunks.
 
         They end with the last finite input. A chunk without a breakpoint doubles the next one's least length: where
         the product underflows or s itself is rounded, a breakpoint lies far beyond its estimate, or nowhere.
         """
         listable = np.setdiff1d(self._moving, np.array(self.dense, dtype=np.int64), assume_unique=True)
-        start, passed, growth = 0.0, np.zeros(listable.size, dtype=np.int64), _BEYOND
+        passed, growth = np.zeros(listable.size, dtype=np.int64), _BEYOND
+        if start > 0:
+            passed = np.abs(self._keys(np.float64(start), listable) - self._origin[listable])
         while listable.size and start < s_max:
             least = max(start * (1 + growth), math.nextafter(start, math.inf))
             stop = min(max(self._reach(listable, passed), least), s_max)
@@ -151,12 +153,12 @@ class Lattice:
             growth = _BEYOND if bool((reached > passed).any()) else 2 * growth
             start, passed = stop, reached
 
-    def samples(self, s_max: float) -> Iterator[Cell]:
+    def samples(self, s_max: float, start: float = 0.0) -> Iterator[Cell]:
         """Yield the cells merged with a geometric grid for the dense coordinates; without those, just the cells."""
         s_max = min(s_max, self._last_finite) if self.dense else s_max
-        grid = self._grid(s_max)
-        tested, pending = 0.0, next(grid, None)
-        for cell in self.cells(s_max):
+        grid = (step for step in self._grid(s_max) if step > start)
+        tested, pending = start, next(grid, None)
+        for cell in self.cells(s_max, start):
             while pending is not None and pending < cell.first_changed:
                 yield Cell(tested, pending, -1)
                 tested, pending = pending, next(grid, None)
