@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.models import LoadedModel as LoadedModel
     from stabilitykit.subjects.models import adopt as adopt
     from stabilitykit.subjects.models import load as load
+    from stabilitykit.subjects.module_subject import ModuleSubject as ModuleSubject
+    from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
 
@@ -50,6 +52,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "LoadedModel",
     "Subject",
     "CausalLMSubject",
+    "ModuleSubject",
     "FunctionSubject",
     # the one verb, and the questions
     "measure",
@@ -73,6 +76,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "singular_vectors",
     "perturb",
     "bits_equal",
+    "true_float64",
     # errors
     "StabilityError",
     "UsageError",
@@ -99,6 +103,8 @@ _HOMES = {
     "subjects.causal_lm": ("CausalLMSubject",),
     "subjects.measurable": ("Measurable",),
     "subjects.models": ("LoadedModel", "adopt", "load"),
+    "subjects.module_subject": ("ModuleSubject",),
+    "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

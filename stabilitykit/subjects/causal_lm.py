@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.subjects import products, proofs
+from stabilitykit.numerics.bits import name_of
+from stabilitykit.subjects import experts, noise, oracle, products, proofs, states
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
-from stabilitykit.subjects.prefix import Prefix
+from stabilitykit.subjects.precision import true_float64
+from stabilitykit.subjects.prefix import Prefix, built
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.sites import Stopped, Tap, last_position, locate
 from stabilitykit.subjects.subject import Subject
 
 PATHS = ("prefill", "decode")
+ROWS = ("last", "all")
 
 
 class CausalLMSubject(Subject):
@@ -31,8 +34,9 @@ class CausalLMSubject(Subject):
 
     `path="prefill"` runs the whole prompt each time; with batch 1 it is bit-equal to
     `model.base_model(inputs_embeds=E, use_cache=False)`. `path="decode"` caches the prefix once and runs one token, as
-    generation does. Construction proves what the bits rest on, or refuses in one sentence: ids and embeddings give the
-    same logits; the same call twice gives the same bits, unless `allow_noise`; a lane does not see its neighbours.
+    generation does. `rows="all"` perturbs every token's embedding: x is then the whole prompt, flattened to (T*H,), on
+    the prefill path only. Construction proves what the bits rest on, or refuses in one sentence: ids and embeddings
+    give the same logits; the same call twice gives the same bits, unless `allow_noise`; no lane sees its neighbours.
     Threads and attention kernel are the ambient ones and are never changed here.
 
     Cost of construction: 3 forwards of the prompt at batch 1 and 2 + draws at the batch shape.
@@ -46,13 +50,17 @@ class CausalLMSubject(Subject):
         site: str = "post_norm",
         path: str = "prefill",
         batch: int = 1,
+        rows: str = "last",
         allow_noise: bool = False,
         anatomy: Anatomy | None = None,
         counter: Counter | None = None,
     ) -> None:
-        if path not in PATHS:
-            raise UsageError(f"path {path!r} is not one of {', '.join(PATHS)}")
-        self.loaded, self.site, self.path = loaded, site, path
+        for name, value, known in (("path", path, PATHS), ("rows", rows, ROWS)):
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+        if (rows, path) == ("all", "decode"):
+            raise UsageError("rows='all' moves the whole prompt: there is no prefix to cache; use path='prefill'")
+        self.loaded, self.site, self.path, self.rows = loaded, site, path, rows
         self.model = loaded.model
         self.anatomy = anatomy or find(self.model)
         self.prompt = prompt
@@ -62,10 +70,12 @@ class CausalLMSubject(Subject):
         self._tap = locate(site, self.anatomy, self.model)
         self._needs_head = site == "logits" or self._tap.module not in {None, *self.anatomy.base.modules()}
         self._prefixes: dict[int, Prefix] = {}
+        self.arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext
         embeddings = self._embed()
-        super().__init__(embeddings[-1], batch=batch, name=loaded.spec)
+        moving = 1 if rows == "last" else len(embeddings)
+        super().__init__(embeddings[-moving:].flatten(), batch=batch, name=loaded.spec)
         self.counter = counter or Counter()
-        self._before = embeddings[:-1]
+        self._before = embeddings[:-moving]
         self.proofs = proofs.prove(self)
 
     def evaluate(self, X: Tensor) -> Tensor:
@@ -75,12 +85,12 @@ class CausalLMSubject(Subject):
         with torch.no_grad():
             return self.forward(X)
 
-    def forward(self, X: Tensor, experts: str | None = None) -> Tensor:
-        """As `evaluate`, but uncounted and differentiable, for products and proofs; `experts` names their kernel."""
+    def forward(self, X: Tensor, implementation: str | None = None) -> Tensor:
+        """As `evaluate`, but uncounted and differentiable, for products and proofs, with that kernel of experts."""
         self.prepare(len(X))
         try:
-            with self._tap.stopping(), self._experts_as(experts or self.experts):
-                state = self._run(X)
+            with self._tap.stopping(), self._running(implementation or self.experts):
+                state = self._run(X, self._needs_head)
         except Stopped as stopped:
             return last_position(stopped.state, len(X), self.site)
         if self._tap.module is not None:
@@ -104,11 +114,33 @@ class CausalLMSubject(Subject):
             raise UsageError(f"blocks={blocks}: this model has {self.depth} blocks")
         self.prepare(len(X))
         try:
-            with torch.no_grad(), Tap(self.anatomy.blocks[blocks - 1]).stopping(), self._experts_as(self.experts):
-                self._run(X)
+            with torch.no_grad(), Tap(self.anatomy.blocks[blocks - 1]).stopping():
+                self.run_through(X)
         except Stopped as stopped:
             return stopped.state
         raise UnsupportedError(f"{self.name} does not run block {blocks - 1} in its forward")
+
+    def run_through(self, X: Tensor, *, head: bool = False) -> Tensor:
+        """Run (B, H) to the model's own end, uncounted: its last state or, with `head`, its logits, (B, T, M)."""
+        self.prepare(len(X))
+        with self._running(self.experts):
+            return self._run(X, head)
+
+    def states(self, X: Tensor, sites: Sequence[str], *, whole: bool = False) -> dict[str, Tensor]:
+        """Run (B, H) once, to the model's end, and return the state at each site; see `states.read`."""
+        self.counter.forwards += len(X)
+        self.counter.calls += 1
+        return states.read(self, X, sites, whole)
+
+    @property
+    def tokens_run(self) -> int:
+        """Tokens of a row that one call runs: the prompt's, or 1 after a cached prefix."""
+        return 1 if self.path == "decode" else len(self.ids)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The prompt as the model reads it, (T, H)."""
+        return torch.cat([self._before, self.x0.view(-1, self.anatomy.hidden_size)])
 
     def replacing_block(self, X: Tensor, block: int, state: Tensor) -> Tensor:
         """Run (B, H) with block's whole output replaced by `state`, uncounted, and return (B, M) at the site."""
@@ -120,20 +152,49 @@ class CausalLMSubject(Subject):
         """Return the same function in another batch shape, proved again, sharing weights and counter."""
         return self._varied(batch=batch)
 
+    def in_float64(self) -> CausalLMSubject:
+        """Return this function with a float64 copy of the model under `true_float64`, from the same embeddings.
+
+        UnsupportedError without the memory, 8 bytes a parameter, or if it fails its self-test.
+        """
+        return oracle.of(self)
+
+    def equivalents(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield x0 in several batch shapes, with another number of threads, and on every path the model has."""
+        yield from noise.batches(self, lambda batch: self.copied(batch=batch).evaluate(self.copies(batch)))
+        for path in PATHS if self.rows == "last" else ():
+            if path != self.path:
+                try:
+                    yield f"path {path}", self.copied(path=path, batch=1).evaluate(self.copies(1))
+                except UnsupportedError:  # a model without a cache has one path
+                    continue
+
+    def on_prefill(self) -> CausalLMSubject:
+        """Return this function as it runs the whole prompt, unproved."""
+        return self if self.path == "prefill" else self.copied(path="prefill")
+
+    def copied(self, **changes: Any) -> CausalLMSubject:
+        """Return this subject with other attributes and nothing remembered, for uses that need no proof."""
+        other = copy.copy(self)
+        for remembered in ("baseline", "baseline_state", "screens"):
+            other.__dict__.pop(remembered, None)
+        other.__dict__.update(changes, _prefixes={}, _noise=None)
+        return other
+
     def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
         """Yield this prompt cut to each length (repeated where it is shorter), on both paths, at batch 1."""
-        for path in PATHS:
+        for path in PATHS if self.rows == "last" else ("prefill",):
             for length in lengths:
                 ids = [self.ids[i % len(self.ids)] for i in range(length)]
                 yield self._varied(prompt=ids, path=path, batch=1)
 
     def neighbours(self, count: int, seed: int) -> Tensor:
-        """Return the embeddings of random other tokens, (count, H)."""
-        weight = self.anatomy.embedding.weight
-        draws = np.random.Generator(np.random.PCG64(seed)).integers(0, len(weight), size=count)  # type: ignore[arg-type]
+        """Return the embeddings of random other tokens, (count, H), or of random prompts for `rows="all"`."""
+        weight, tokens = self.anatomy.embedding.weight, self.x0.numel() // self.anatomy.hidden_size
+        draws = np.random.Generator(np.random.PCG64(seed)).integers(0, len(weight), size=(count, tokens))  # type: ignore[arg-type]
         with torch.no_grad():
             rows: Tensor = self.anatomy.embedding(torch.from_numpy(draws).to(self.x0.device))
-        return rows.to(self.x0)
+        return rows.flatten(1).to(self.x0)
 
     @property
     def depth(self) -> int:
@@ -173,6 +234,8 @@ class CausalLMSubject(Subject):
             "token_ids": list(self.ids),
             "site": self.site,
             "path": self.path,
+            "rows": self.rows,
+            "arithmetic": "true float64" if self.arithmetic is true_float64 else name_of(self.x0.dtype),
             "proofs": asdict(self.proofs),
         }
 
@@ -182,27 +245,29 @@ class CausalLMSubject(Subject):
             embedded: Tensor = self.anatomy.embedding(ids)
         return embedded
 
-    def _run(self, X: Tensor) -> Tensor:
+    @contextmanager
+    def _running(self, implementation: str | None) -> Iterator[None]:
+        with experts.using(self.model, implementation), self.arithmetic():
+            yield
+
+    def _run(self, X: Tensor, head: bool) -> Tensor:
         """Run the model on rows (B, H) and return its own last state or logits, (B, T, M)."""
         arguments = self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
-        if self._needs_head:
+        if head:
             logits: Tensor = self.model(**arguments, logits_to_keep=1).logits
             return logits
         state: Tensor = self.anatomy.base(**arguments).last_hidden_state
         return state
 
     def _whole_prompt(self, X: Tensor) -> dict[str, Any]:
-        before = self._before.to(X.device).expand(len(X), -1, -1)
-        return {"inputs_embeds": torch.cat([before, X[:, None]], dim=1), "use_cache": False}
+        rows = (self._before.to(X.device).expand(len(X), -1, -1), X.view(len(X), -1, self.anatomy.hidden_size))
+        return {"inputs_embeds": torch.cat(rows, dim=1), "use_cache": False}
 
     def _one_token(self, X: Tensor) -> dict[str, Any]:
         if len(self._before) == 0:
             return {"inputs_embeds": X[:, None], "use_cache": True}
-        return {
-            "inputs_embeds": X[:, None],
-            "past_key_values": self.prefix(len(X)).fresh(),
-            "use_cache": True,
-        }
+        past = self.prefix(len(X)).fresh()
+        return {"inputs_embeds": X[:, None], "past_key_values": past, "use_cache": True}
 
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""
@@ -212,40 +277,22 @@ class CausalLMSubject(Subject):
 
     def _build_prefix(self, batch: int) -> Prefix:
         rows = self._before.expand(batch, -1, -1).contiguous()
-        with torch.no_grad(), self._experts_as(self.experts):
-            cache = getattr(self.anatomy.base(inputs_embeds=rows, use_cache=True), "past_key_values", None)
-            if cache is None:
-                raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
-            prefix, original = Prefix(cache), copy.deepcopy(cache)
-            token = {"inputs_embeds": self.copies(batch)[:, None], "use_cache": True}
-            self.anatomy.base(**token, past_key_values=prefix.fresh())
-            prefix.settle(original)
+        with torch.no_grad(), self._running(self.experts):
+            prefix = built(self.anatomy.base, rows, self.copies(batch)[:, None])
+        if prefix is None:
+            raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
         return prefix
 
     @property
     def has_experts(self) -> bool:
-        """Whether the model is a mixture whose experts' implementation can be chosen; every configuration has one."""
-        can_set = getattr(self.model, "_can_set_experts_implementation", lambda: False)
-        return bool(can_set()) and getattr(self.model.config, "_experts_implementation", None) is not None
+        """Whether the model is a mixture whose experts' implementation can be chosen."""
+        return experts.selectable(self.model)
 
-    def use_experts(self, experts: str | None) -> None:
+    def use_experts(self, implementation: str | None) -> None:
         """Measure with this implementation of a mixture's experts, the prefix included; None: the user's own."""
-        self.experts = experts
+        self.experts = implementation
         self._prefixes.clear()
 
-    @contextmanager
-    def _experts_as(self, experts: str | None) -> Iterator[None]:
-        """Run with another implementation of a mixture's experts, and put the user's own back."""
-        if experts is None:
-            yield
-            return
-        ours = self.model.config._experts_implementation
-        self.model.set_experts_implementation(experts)
-        try:
-            yield
-        finally:
-            self.model.set_experts_implementation(ours)
-
     def _varied(self, **changes: Any) -> CausalLMSubject:
-        fields = {name: getattr(self, name) for name in ("prompt", "site", "path", "batch", "allow_noise")}
+        fields = {name: getattr(self, name) for name in ("prompt", "site", "path", "batch", "rows", "allow_noise")}
         return CausalLMSubject(self.loaded, **{**fields, **changes}, anatomy=self.anatomy, counter=self.counter)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stabilitykit.numerics.digest import digest
 
@@ -45,6 +45,17 @@ class Prefix:
     def intact(self) -> bool:
         """Return whether the original still has the bits it was built with."""
         return state_digest(self._cache) == self._digest
+
+
+def built(base: nn.Module, prefix: Tensor, token: Tensor) -> Prefix | None:
+    """Return the prefix of embeddings (B, T-1, H), settled with the token (B, 1, H), or None without a cache."""
+    cache = getattr(base(inputs_embeds=prefix, use_cache=True), "past_key_values", None)
+    if cache is None:
+        return None
+    made, original = Prefix(cache), copy.deepcopy(cache)
+    base(inputs_embeds=token, use_cache=True, past_key_values=made.fresh())
+    made.settle(original)
+    return made
 
 
 def state_digest(cache: Any) -> str:

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,26 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.causal_lm import CausalLMSubject
 
 
-def vjp(subject: CausalLMSubject, U: Tensor) -> tuple[Tensor, Tensor]:
+class Differentiable(Protocol):
+    """What the products need: rows in, rows out, with a graph."""
+
+    name: str
+    model: Any
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+    @property
+    def has_experts(self) -> bool: ...  # noqa: D102
+
+    def copies(self, batch: int) -> Tensor: ...  # noqa: D102
+
+    def prepare(self, batch: int) -> None: ...  # noqa: D102
+
+    def forward(self, X: Tensor, implementation: str | None = None) -> Tensor: ...  # noqa: D102
+
+
+def vjp(subject: Differentiable, U: Tensor) -> tuple[Tensor, Tensor]:
     """Return the primal (k, M) and J'u (k, H) for rows of U (k, M); UnsupportedError where autograd refuses."""
     X = subject.copies(len(U)).requires_grad_()
     try:
@@ -38,7 +57,7 @@ def vjp(subject: CausalLMSubject, U: Tensor) -> tuple[Tensor, Tensor]:
     return Y.detach(), gradient
 
 
-def jvp(subject: CausalLMSubject, V: Tensor) -> tuple[Tensor, Tensor]:
+def jvp(subject: Differentiable, V: Tensor) -> tuple[Tensor, Tensor]:
     """Return the primal (k, M) and J v (k, M) for rows of V (k, H); UnsupportedError where no rule exists."""
     X = subject.copies(len(V))
     subject.prepare(len(V))
@@ -63,7 +82,7 @@ def _own_deprecations_quiet() -> Iterator[None]:
         yield
 
 
-def _refusal(subject: CausalLMSubject, mode: str, error: Exception) -> str:
+def _refusal(subject: Differentiable, mode: str, error: Exception) -> str:
     reason = str(error).splitlines()[0]
     return f"{subject.name} ({type(subject.model).__name__}, {subject.path}) has no {mode} derivative: {reason}"
 

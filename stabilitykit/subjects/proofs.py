@@ -100,7 +100,7 @@ def _crowd(subject: CausalLMSubject, seed: int) -> tuple[Tensor, Tensor]:
 
 def _require_embeddings(subject: CausalLMSubject) -> None:
     ids = torch.tensor([subject.ids], device=subject.x0.device)
-    embeddings = torch.cat([subject._before, subject.x0[None]])[None]
+    embeddings = subject.embeddings[None]
     with torch.no_grad():
         by_ids = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
         by_embeddings = subject.model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1).logits

@@ -41,15 +41,18 @@ class Tap:
             yield
 
     @contextmanager
-    def reading(self, read: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call `read` with the state (B, T, H) whenever it passes; what it returns, if anything, replaces it."""
+    def reading(self, read: Callable[[Tensor], Tensor | None], *, strict: bool = True) -> Iterator[None]:
+        """Call `read` with the state (B, T, H) whenever it passes; what it returns, if anything, replaces it.
+
+        UnsupportedError if something else than a tensor passes, unless not `strict`: then it is not read.
+        """
         if self.module is None:
             yield
             return
         handle = (
-            self.module.register_forward_pre_hook(_before(read), with_kwargs=True)
+            self.module.register_forward_pre_hook(_before(read, strict), with_kwargs=True)
             if self.before
-            else self.module.register_forward_hook(_after(read))
+            else self.module.register_forward_hook(_after(read, strict))
         )
         try:
             yield
@@ -85,17 +88,19 @@ def last_position(state: Tensor, batch: int, site: str) -> Tensor:
     return state[:, -1] if state.dim() == 3 else state
 
 
-def _first_tensor(value: Any) -> Tensor:
+def _first_tensor(value: Any, strict: bool) -> Tensor | None:
     first = value[0] if isinstance(value, tuple | list) and value else value
-    if not isinstance(first, Tensor):
+    if isinstance(first, Tensor):
+        return first
+    if strict:
         raise UnsupportedError(f"a module passes {type(first).__name__} where a state was expected")
-    return first
+    return None
 
 
-def _before(read: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+def _before(read: Callable[[Tensor], Tensor | None], strict: bool) -> Callable[..., Any]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        state = args[0] if args else kwargs.get("hidden_states")
-        replaced = read(_first_tensor(state))
+        state = _first_tensor(args[0] if args else kwargs.get("hidden_states"), strict)
+        replaced = None if state is None else read(state)
         if replaced is None:
             return None
         return ((replaced, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": replaced})
@@ -103,9 +108,10 @@ def _before(read: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
     return hook
 
 
-def _after(read: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+def _after(read: Callable[[Tensor], Tensor | None], strict: bool) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        replaced = read(_first_tensor(output))
+        state = _first_tensor(output, strict)
+        replaced = None if state is None else read(state)
         if replaced is None:
             return None
         return (replaced, *output[1:]) if isinstance(output, tuple) else replaced

@@ -15,7 +15,9 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of, same_bits
 from stabilitykit.numerics.digest import digest
+from stabilitykit.subjects import noise, precision
 from stabilitykit.subjects.measurable import Counter, Measurable
+from stabilitykit.subjects.noise import NoiseFloor
 
 
 class Subject(Measurable):
@@ -36,6 +38,7 @@ class Subject(Measurable):
         self.batch = batch
         self.name = name
         self.counter = Counter()
+        self._noise: NoiseFloor | None = None
 
     @abstractmethod
     def evaluate(self, X: Tensor) -> Tensor:
@@ -56,6 +59,34 @@ class Subject(Measurable):
     def linearisation(self) -> dict[str, Any]:
         """Say at which primal the products are taken, and what was checked about them."""
         return {}
+
+    def in_float64(self) -> Subject:
+        """Return the same function with every number in float64, at x0.double(): the oracle of what rounding does.
+
+        Same path and batch shape, counted together with this subject. UnsupportedError where there is none, or where it
+        fails its self-test (see `precision.require_smooth`).
+        """
+        raise UnsupportedError(f"{self.name} has no float64 twin")
+
+    def states(self, X: Tensor, sites: Sequence[str], *, whole: bool = False) -> dict[str, Tensor]:
+        """Run (B, H) once and return the state at each site: (B, M) of the last token, `whole`: (B, T, M) of all.
+
+        A site that gives no vector a row and token, or is not run, is absent from the answer.
+        """
+        raise UnsupportedError(f"{self.name} has no sites inside")
+
+    def equivalents(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield named evaluations (B', M) of x0 that exact arithmetic could not tell apart, this subject's own first.
+
+        Here: its own batch shape and others, and another number of threads.
+        """
+        yield from noise.batches(self, lambda batch: self.with_batch(batch).evaluate(self.copies(batch)))
+
+    def noise_floor(self) -> NoiseFloor:
+        """Return how far mathematically equal evaluations of x0 lie apart; measured once. See `noise.NoiseFloor`."""
+        if self._noise is None:
+            self._noise = noise.floor(self)
+        return self._noise
 
     def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
         """Yield subjects of the same model whose bits batching may change: other lengths and paths; here only self."""
@@ -135,6 +166,7 @@ class FunctionSubject(Subject):
 
     `fn` must map rows to rows; derivatives come from autograd. `first`, if given, is the part of fn
     through which alone it reads its input: what leaves its state unchanged then leaves the output unchanged.
+    `exact` is its float64 twin; by default fn itself, asked in float64, which suits what holds no narrower tensors.
     """
 
     def __init__(
@@ -145,10 +177,12 @@ class FunctionSubject(Subject):
         batch: int = 1,
         name: str | None = None,
         first: Callable[[Tensor], Tensor] | None = None,
+        exact: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(x0, batch=batch, name=name or str(getattr(fn, "__name__", type(fn).__name__)))
         self.fn = fn
         self.first = first
+        self.exact = exact
 
     def evaluate(self, X: Tensor) -> Tensor:
         """Run fn on exactly these rows."""
@@ -159,9 +193,26 @@ class FunctionSubject(Subject):
 
     def with_batch(self, batch: int) -> FunctionSubject:
         """Return the same function in another batch shape."""
-        other = FunctionSubject(self.fn, self.x0, batch=batch, name=self.name, first=self.first)
+        other = FunctionSubject(self.fn, self.x0, batch=batch, name=self.name, first=self.first, exact=self.exact)
         other.counter = self.counter
         return other
+
+    def in_float64(self) -> FunctionSubject:
+        """Return `exact`, or fn under `true_float64`; UnsupportedError if that leaves float64 or is not smooth."""
+        twin = FunctionSubject(precision.in_double(self.exact or self.fn), self.x0.double(), batch=self.batch)
+        twin.name, twin.counter = f"{self.name} in float64", self.counter
+        try:
+            dtype = twin.baseline.dtype
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"{self.name} takes no float64 input ({str(error).splitlines()[0]}); give exact="
+            ) from None
+        if dtype != torch.float64:
+            raise UnsupportedError(
+                f"{self.name} answers float64 with {name_of(dtype)}; give its float64 twin as exact="
+            )
+        precision.require_smooth(twin)
+        return twin
 
     @property
     def depth(self) -> int:
