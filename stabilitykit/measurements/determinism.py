@@ -172,7 +172,7 @@ class BatchInvariance(Measurement):
 
 def _relatives(subject: Subject, lengths: Sequence[int]) -> int:
     """Return how many relatives a subject yields: a causal model one a path and length, any other itself."""
-    return 2 * len(lengths) if hasattr(subject, "path") else 1
+    return len(getattr(subject, "paths", ())) * len(lengths) or 1
 
 
 def _in_company(subject: Subject, size: int) -> Iterator[tuple[int, str, Tensor]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from stabilitykit.errors import UnsupportedError
 
@@ -23,8 +24,9 @@ class Anatomy:
     """The parts of one model; blocks are numbered from 0 and all names are those of `model.named_modules()`.
 
     `base` maps ids or embeddings to `.last_hidden_state` (B, T, hidden_size) and `head` maps that to logits, before
-    whatever cap or scale the model adds. `max_positions` is None where the architecture sets no limit. `notes` says
-    what is unusual, a sentence each.
+    whatever cap or scale the model adds. `max_positions` is None where the architecture sets no limit. `past` is the
+    name under which `base` returns its cache and takes it back, None if it keeps none. `notes` says what is unusual, a
+    sentence each.
     """
 
     base: nn.Module
@@ -37,6 +39,7 @@ class Anatomy:
     hidden_size: int
     layers: int
     max_positions: int | None
+    past: str | None
     notes: tuple[str, ...] = ()
 
 
@@ -55,7 +58,7 @@ def find(model: PreTrainedModel) -> Anatomy:
     embedding = _required(model, "input embedding", model.get_input_embeddings())
     head = _required(model, "output head", model.get_output_embeddings())
     stem = _find_blocks(model, layers)
-    outputs, last = _probe(model)
+    outputs, last, past = _probe(model)
     if _sees_later_tokens(model, embedding):
         raise UnsupportedError(
             f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
@@ -74,6 +77,7 @@ def find(model: PreTrainedModel) -> Anatomy:
         hidden_size=hidden,
         layers=layers,
         max_positions=getattr(config, "max_position_embeddings", None),
+        past=past,
         notes=tuple(_peculiarities(block_names, outputs, (1, len(PROBE), hidden))),
     )
 
@@ -113,13 +117,18 @@ def _find_norm(model: nn.Module, stem: str, outputs: list[tuple[str, Tensor]], l
     return same[-1]
 
 
-def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor]:
-    """Every module's output tensor in order of completion, and the last hidden state (1, 3, hidden size)."""
+def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor, str | None]:
+    """Every module's output tensor in order of completion, the last hidden state (1, 3, hidden size), the cache's name.
+
+    Attention models return their cache as `past_key_values`, state-space models under other names.
+    """
     outputs: list[tuple[str, Tensor]] = []
     ids = torch.tensor([PROBE], device=model.get_input_embeddings().weight.device)
     with _recorded(model, outputs), torch.no_grad():
-        result = model.base_model(input_ids=ids, use_cache=False)
-    return outputs, _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
+        result = model.base_model(input_ids=ids, use_cache=True)
+    caches = [name for name, value in vars(result).items() if isinstance(value, Cache)]
+    last = _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
+    return outputs, last, caches[0] if caches else None
 
 
 def _sees_later_tokens(model: PreTrainedModel, embedding: nn.Module) -> bool:

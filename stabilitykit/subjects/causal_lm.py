@@ -162,12 +162,14 @@ class CausalLMSubject(Subject):
     def equivalents(self) -> Iterator[tuple[str, Tensor]]:
         """Yield x0 in several batch shapes, with another number of threads, and on every path the model has."""
         yield from noise.batches(self, lambda batch: self.copied(batch=batch).evaluate(self.copies(batch)))
-        for path in PATHS if self.rows == "last" else ():
+        for path in self.paths:
             if path != self.path:
-                try:
-                    yield f"path {path}", self.copied(path=path, batch=1).evaluate(self.copies(1))
-                except UnsupportedError:  # a model without a cache has one path
-                    continue
+                yield f"path {path}", self.copied(path=path, batch=1).evaluate(self.copies(1))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths it can run on: only prefill if the whole prompt moves, or without a cache."""
+        return PATHS if self.rows == "last" and self.anatomy.past else PATHS[:1]
 
     def on_prefill(self) -> CausalLMSubject:
         """Return this function as it runs the whole prompt, unproved."""
@@ -182,8 +184,8 @@ class CausalLMSubject(Subject):
         return other
 
     def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
-        """Yield this prompt cut to each length (repeated where it is shorter), on both paths, at batch 1."""
-        for path in PATHS if self.rows == "last" else ("prefill",):
+        """Yield this prompt cut to each length (repeated where it is shorter), on all its paths, at batch 1."""
+        for path in self.paths:
             for length in lengths:
                 ids = [self.ids[i % len(self.ids)] for i in range(length)]
                 yield self._varied(prompt=ids, path=path, batch=1)
@@ -267,7 +269,7 @@ class CausalLMSubject(Subject):
         if len(self._before) == 0:
             return {"inputs_embeds": X[:, None], "use_cache": True}
         past = self.prefix(len(X)).fresh()
-        return {"inputs_embeds": X[:, None], "past_key_values": past, "use_cache": True}
+        return {"inputs_embeds": X[:, None], str(self.anatomy.past): past, "use_cache": True}
 
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""
@@ -276,12 +278,11 @@ class CausalLMSubject(Subject):
         return self._prefixes[batch]
 
     def _build_prefix(self, batch: int) -> Prefix:
+        if self.anatomy.past is None:
+            raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
         rows = self._before.expand(batch, -1, -1).contiguous()
         with torch.no_grad(), self._running(self.experts):
-            prefix = built(self.anatomy.base, rows, self.copies(batch)[:, None])
-        if prefix is None:
-            raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
-        return prefix
+            return built(self.anatomy.base, self.anatomy.past, rows, self.copies(batch)[:, None])
 
     @property
     def has_experts(self) -> bool:

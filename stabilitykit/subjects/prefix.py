@@ -47,13 +47,11 @@ class Prefix:
         return state_digest(self._cache) == self._digest
 
 
-def built(base: nn.Module, prefix: Tensor, token: Tensor) -> Prefix | None:
-    """Return the prefix of embeddings (B, T-1, H), settled with the token (B, 1, H), or None without a cache."""
-    cache = getattr(base(inputs_embeds=prefix, use_cache=True), "past_key_values", None)
-    if cache is None:
-        return None
+def built(base: nn.Module, name: str, prefix: Tensor, token: Tensor) -> Prefix:
+    """Return the prefix of embeddings (B, T-1, H), settled with the token (B, 1, H); `name` is that of the cache."""
+    cache = getattr(base(inputs_embeds=prefix, use_cache=True), name)
     made, original = Prefix(cache), copy.deepcopy(cache)
-    base(inputs_embeds=token, use_cache=True, past_key_values=made.fresh())
+    base(inputs_embeds=token, use_cache=True, **{name: made.fresh()})
     made.settle(original)
     return made
 

@@ -38,6 +38,7 @@ def test_every_family_is_taken_apart(family):
     assert (found.hidden_size, found.layers) == (64, len(found.blocks))
     assert found.max_positions == (None if family in UNLIMITED else 512)
     assert found.embedding is model.get_input_embeddings()
+    assert found.past == ("cache_params" if family == "mamba" else "past_key_values")
     assert bool(found.notes) == (family == "gemma3n")
 
 

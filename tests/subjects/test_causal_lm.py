@@ -240,9 +240,25 @@ def test_wrong_arguments_are_refused(llama):
         CausalLMSubject(llama, IDS, batch=0)
 
 
-def test_a_model_without_a_cache_cannot_decode():
-    with pytest.raises(UnsupportedError, match=r"MambaForCausalLM\) keeps no cache; use path='prefill'"):
-        CausalLMSubject(load("tiny:mamba"), IDS, path="decode")
+def test_a_model_without_a_cache_cannot_decode_and_has_one_path():
+    """Planted: the base model keeps its cache to itself."""
+
+    def forget(_module, _args, output):
+        output["past_key_values"] = None
+        return output
+
+    loaded = load("tiny:llama")
+    loaded.model.base_model.register_forward_hook(forget)
+    with pytest.raises(UnsupportedError, match=r"LlamaForCausalLM\) keeps no cache; use path='prefill'"):
+        CausalLMSubject(loaded, IDS, path="decode")
+    subject = CausalLMSubject(loaded, IDS)
+    assert subject.paths == ("prefill",)
+    assert {one.path for one in subject.relatives((1, 2))} == {"prefill"}
+    assert not any(name.startswith("path") for name, _ in subject.equivalents())
+    measured = BatchInvariance(sizes=(2,), lengths=(1, 3))
+    result = measured.measure(subject)
+    assert {row["path"] for row in result.rows} == {"prefill"}
+    assert result.execution.forwards == measured.cost(subject).forwards
 
 
 # --- manners: nothing of the user's is left changed

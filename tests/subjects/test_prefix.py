@@ -13,7 +13,7 @@ from stabilitykit.subjects.models import load
 from stabilitykit.subjects.prefix import Prefix, state_digest
 
 IDS = [(7 * i + 3) % 258 for i in range(12)]  # longer than the sliding windows of 8
-FAMILIES = ["llama", "gemma2", "zamba2"]  # concatenation; sliding window; states written in place
+FAMILIES = ["llama", "gemma2", "zamba2", "mamba"]  # concatenation; sliding window; states written in place
 
 
 def subject_of(family, batch=1, **options):
@@ -48,10 +48,11 @@ def test_decode_is_plain_transformers_with_a_fresh_cache(family):
     loaded = load(f"tiny:{family}")
     E = loaded.model.get_input_embeddings()(torch.tensor([IDS, IDS]))
     subject = CausalLMSubject(loaded, IDS, path="decode", batch=2)
+    name = "cache_params" if family == "mamba" else "past_key_values"
     for scale in (1.0, 0.5, 1.0):
         with torch.no_grad():
-            past = loaded.model.base_model(inputs_embeds=E[:, :-1], use_cache=True).past_key_values
-            last = loaded.model.base_model(inputs_embeds=scale * E[:, -1:], past_key_values=past, use_cache=True)
+            past = loaded.model.base_model(inputs_embeds=E[:, :-1], use_cache=True)[name]
+            last = loaded.model.base_model(inputs_embeds=scale * E[:, -1:], **{name: past}, use_cache=True)
         assert bits_equal(subject.evaluate(scale * subject.copies(2)), last.last_hidden_state[:, -1])
 
 
@@ -86,7 +87,9 @@ def test_an_error_while_the_prefix_is_built_leaves_nothing_half_built():
     assert digest(subject.evaluate(subject.copies(4))) == right
 
 
-@pytest.mark.parametrize(("family", "shared"), [("llama", True), ("gemma2", True), ("gpt2", True), ("zamba2", False)])
+@pytest.mark.parametrize(
+    ("family", "shared"), [("llama", True), ("gemma2", True), ("gpt2", True), ("zamba2", False), ("mamba", False)]
+)
 def test_sharing_is_seen_not_believed(family, shared):
     subject = subject_of(family)
     assert subject.prefix(1).shared is shared
