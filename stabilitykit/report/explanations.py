@@ -17,20 +17,54 @@ class Chapter:
 
 CHAPTERS = (
     Chapter(
-        "Stability fan",
-        "Around one input, in the plane of the two directions the output reacts to most: how much room is there?",
+        "Regimes",
+        "From the smallest step to the largest: where the output does not react, where it reacts with rounding noise, "
+        "and where it follows the function that the model stands for.",
         {
-            "StabilityFan": "How far can the input move, in each direction of a plane, before one output bit changes?",
-            "StabilitySpectrum": "Is the first change nearer along the directions the output reacts to most?",
+            "Regimes": "Up to which step is the output stable, and from which on does it follow the true function?",
         },
     ),
     Chapter(
-        "Spectrum",
-        "The derivative of the output at this input, taken apart into directions and strengths.",
+        "Stability boundary",
+        "Around one input: how much room is there before a single output bit changes? Found bit by bit and certified.",
+        {
+            "StabilityFan": "How far can the input move, in each direction of a plane, before one output bit changes?",
+            "StabilitySpectrum": "Is the first change nearer along the directions the output reacts to most?",
+            "FirstChange": "How far can the input move along a direction before one output bit changes?",
+            "BoundaryJump": "How far does the output jump at the first change, next to the step that caused it?",
+            "Staircase": "Along one direction, where do the steps of the output lie, and how high are they?",
+            "Rotation": "Does it matter which coordinates a small step moves?",
+        },
+    ),
+    Chapter(
+        "Gain",
+        "How much a small change of the input is stretched on its way through the model, and what rounding adds.",
         {
             "SingularSpectrum": "How many times as long does a small change of the input leave the model, at the most?",
             "DirectionalGain": "How much does the output really move for a step of the input along a given direction?",
+            "Representability": "How much of a small step survives when the input is rounded to its dtype?",
+            "NoiseTest": "How often does noise in the input, of rounding size or larger, change the next token?",
+        },
+    ),
+    Chapter(
+        "Propagation",
+        "What happens to a tiny change inside the model, from block to block and module to module.",
+        {
             "LayerProfile": "Where in the model does a tiny change of the input grow?",
+            "SubmoduleProfile": "Which module of a block reacts to it, and how much of that is rounding?",
+            "ModuleSpectrum": "How far can each block stretch a change, and does the change meet that direction?",
+            "Fate": "In which block is it decided whether a changed input leaves the output unchanged?",
+        },
+    ),
+    Chapter(
+        "Parts",
+        "Single operations, weights and blocks, at the inputs they have in the model.",
+        {
+            "MatmulChain": "How is a small change magnified by a chain of random matrices?",
+            "WeightGain": "How is it magnified by one weight matrix of the model?",
+            "BlockGain": "How is it magnified by one block of the model?",
+            "KernelAccuracy": "How far is a kernel from the correctly rounded result, and is it invariant?",
+            "KernelPair": "Do two implementations of one operation agree, and which one is nearer to the truth?",
         },
     ),
     Chapter(
@@ -43,16 +77,6 @@ CHAPTERS = (
             "PaddingInvariance": "Does padding a prompt change the bits of its output?",
             "CacheInvariance": "Does reading the prompt from a cache give the same bits as computing it again?",
             "ThreadInvariance": "Does the number of threads change the bits?",
-        },
-    ),
-    Chapter(
-        "First change",
-        "The smallest step along a direction that changes the output, found bit by bit and certified on both sides.",
-        {
-            "FirstChange": "How far can the input move along a direction before one output bit changes?",
-            "BoundaryJump": "How far does the output jump at the first change, next to the step that caused it?",
-            "Rotation": "How does the output change as the direction of a fixed step turns?",
-            "Staircase": "Along one direction, where do the steps of the output lie, and how high are they?",
         },
     ),
     Chapter(
