@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from stabilitykit.errors import UnsupportedError
+from stabilitykit.subjects.sites import Stopped, Tap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing, or that the model is an encoder. Cost: that forward, another one and its backward.
+    says which part is missing, or that the model is an encoder. Cost: that forward, and block 0 with its backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
@@ -59,7 +60,7 @@ def find(model: PreTrainedModel) -> Anatomy:
     head = _required(model, "output head", model.get_output_embeddings())
     stem = _find_blocks(model, layers)
     outputs, last, past = _probe(model)
-    if _sees_later_tokens(model, embedding):
+    if _sees_later_tokens(model, embedding, model.get_submodule(f"{stem}.0")):
         raise UnsupportedError(
             f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
             "language model instead"
@@ -131,18 +132,27 @@ def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor, st
     return outputs, last, caches[0] if caches else None
 
 
-def _sees_later_tokens(model: PreTrainedModel, embedding: nn.Module) -> bool:
-    """Whether the first token's state has a non-zero derivative by the last embedding: exactly zero if causal.
+def _sees_later_tokens(model: PreTrainedModel, embedding: nn.Module, block: nn.Module) -> bool:
+    """Whether the first token's state after a block has a non-zero derivative by the last token: never if causal.
 
     A difference of two forwards would not do: a mixture's grouped experts let later tokens reach earlier roundings.
     False where there is no derivative to look at.
     """
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), Tap(block).stopping():
             ids = torch.tensor([PROBE], device=embedding.weight.device)  # type: ignore[arg-type]
             X = embedding(ids).detach().requires_grad_()
-            state = model.base_model(inputs_embeds=X, use_cache=False).last_hidden_state
-            (gradient,) = torch.autograd.grad(state[0, 0, 0], X)
+            model.base_model(inputs_embeds=X, use_cache=False)
+    except Stopped as stopped:
+        return _depends(stopped.state, X)
+    except (RuntimeError, UnsupportedError):
+        pass
+    return False
+
+
+def _depends(state: Tensor, X: Tensor) -> bool:
+    try:
+        (gradient,) = torch.autograd.grad(state.flatten()[0], X)
     except RuntimeError:
         return False
     return bool((gradient[0, -1].abs() > 0).any())

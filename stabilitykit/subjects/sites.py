@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.subjects.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.anatomy import Anatomy
 
 FORMS = "embed, block:K, pre_norm, post_norm, logits, module:NAME"
 

@@ -111,14 +111,14 @@ def test_only_the_encoder_is_one(family, dtype):
 def test_a_decoder_that_looks_ahead_is_an_encoder():
     """Planted: the last token's state leaks into all others, by a millionth."""
     model = tiny("llama")
-    model.model.layers[1].register_forward_hook(lambda _m, _a, state: state + 1e-6 * state[:, -1:])
+    model.model.layers[0].register_forward_hook(lambda _m, _a, state: state + 1e-6 * state[:, -1:])
     with pytest.raises(UnsupportedError, match="LlamaForCausalLM is an encoder"):
         find(model)
 
 
 def test_a_model_without_derivatives_is_taken_for_causal():
     model = tiny("llama")
-    model.model.layers[1].register_forward_hook(lambda _m, _a, state: state.detach())
+    model.model.layers[0].register_forward_hook(lambda _m, _a, state: state.detach())
     assert find(model).layers == 3
 
 
