@@ -132,7 +132,7 @@ class Lattice:
         return [int(i) for i in self._moving[crossed > _DENSE]]
 
     def cells(self, s_max: float = math.inf, start: float = 0.0) -> Iterator[Cell]:
-        """Yield the breakpoints of all listable coordinates in order of s, after `start` up to s_max; lazily, in chunks.
+        """Yield the breakpoints of all listable coordinates in order, after `start` up to s_max; lazily, in chunks.
 
         They end with the last finite input. A chunk without a breakpoint doubles the next one's least length: where
         the product underflows or s itself is rounded, a breakpoint lies far beyond its estimate, or nowhere.
