@@ -2,7 +2,8 @@
 
 Reverse mode runs through the measured kernels. Forward mode is not implemented for fused attention, so it runs under
 the math kernel, whose primal differs in its last bits; both primals are recorded, and the two products are held to
-<u, J v> = <J'u, v>.
+<u, J v> = <J'u, v>. An operation without a forward rule (a hand-written backward) is differentiated backwards twice:
+J v is then the gradient of <J'u, v> by u.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,11 +46,20 @@ class Differentiable(Protocol):
     def forward(self, X: Tensor, implementation: str | None = None) -> Tensor: ...  # noqa: D102
 
 
+class Forward(NamedTuple):
+    """The primal (k, M), J v (k, M), and how it was found: by "dual numbers" or by "reverse mode twice"."""
+
+    primal: Tensor
+    tangent: Tensor
+    mode: str
+
+
 def vjp(subject: Differentiable, U: Tensor) -> tuple[Tensor, Tensor]:
     """Return the primal (k, M) and J'u (k, H) for rows of U (k, M); UnsupportedError where autograd refuses."""
+    subject.prepare(len(U))
     X = subject.copies(len(U)).requires_grad_()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _overwritten_kept(subject):
             Y = subject.forward(X)
             (gradient,) = torch.autograd.grad((Y * U.to(Y)).sum(), X)
     except (NotImplementedError, RuntimeError) as error:
@@ -57,21 +67,47 @@ def vjp(subject: Differentiable, U: Tensor) -> tuple[Tensor, Tensor]:
     return Y.detach(), gradient
 
 
-def jvp(subject: Differentiable, V: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the primal (k, M) and J v (k, M) for rows of V (k, H); UnsupportedError where no rule exists."""
-    X = subject.copies(len(V))
+def jvp(subject: Differentiable, V: Tensor) -> Forward:
+    """Return the primal and J v for rows of V (k, H); UnsupportedError where there is no rule for either way."""
     subject.prepare(len(V))
     # The grouped matmul of mixtures has no forward derivative; batched experts compute the same function.
     experts = "batched_mm" if subject.has_experts else None
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _own_deprecations_quiet(), forward_ad.dual_level():
-            dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]
-            primal, tangent = forward_ad.unpack_dual(subject.forward(dual, experts))  # type: ignore[no-untyped-call]
-    except (NotImplementedError, RuntimeError) as error:
-        raise UnsupportedError(_refusal(subject, "forward", error)) from error
+    with sdpa_kernel(SDPBackend.MATH), _own_deprecations_quiet():
+        try:
+            return _dual(subject, V, experts)
+        except RuntimeError as error:
+            try:
+                return _reversed_twice(subject, V, experts)
+            except RuntimeError:
+                raise UnsupportedError(_refusal(subject, "forward", error)) from error
+
+
+def _dual(subject: Differentiable, V: Tensor, experts: str | None) -> Forward:
+    X = subject.copies(len(V))
+    with torch.no_grad(), forward_ad.dual_level():
+        dual = forward_ad.make_dual(X, V.to(X))  # type: ignore[no-untyped-call]
+        primal, tangent = forward_ad.unpack_dual(subject.forward(dual, experts))  # type: ignore[no-untyped-call]
     if tangent is None:
         raise UnsupportedError(f"{subject.name} has an operation that drops forward derivatives")
-    return primal, tangent
+    return Forward(primal, tangent, "dual numbers")
+
+
+def _reversed_twice(subject: Differentiable, V: Tensor, experts: str | None) -> Forward:
+    X = subject.copies(len(V)).requires_grad_()
+    with torch.enable_grad(), _overwritten_kept(subject):
+        Y = subject.forward(X, experts)
+        U = torch.zeros_like(Y, requires_grad=True)  # J'u is linear in u, so any u will do
+        (gradient,) = torch.autograd.grad(Y, X, U, create_graph=True)
+        (tangent,) = torch.autograd.grad(gradient, U, V.to(X))
+    return Forward(Y.detach(), tangent, "reverse mode twice")
+
+
+def _overwritten_kept(subject: Differentiable) -> AbstractContextManager[Any]:
+    """Keep what reverse mode needs of the prefix's states where the forward writes into them."""
+    prefixes = getattr(subject, "_prefixes", {}).values()
+    if all(prefix.shared for prefix in prefixes):
+        return nullcontext()
+    return torch.autograd.graph.allow_mutation_on_saved_tensors()
 
 
 @contextmanager
@@ -96,11 +132,14 @@ def bound(subject: CausalLMSubject) -> float:
 
 
 def check(subject: CausalLMSubject) -> dict[str, Any]:
-    """Return the adjoint defect |<u, J v> - <J'u, v>| / (|u| |J v|), its bound, and the digests of both primals."""
+    """Return the adjoint defect |<u, J v> - <J'u, v>| / (|u| |J v|), its bound, and the digests of both primals.
+
+    `forward_mode` is the way of J v: after "reverse mode twice" the defect compares kernels, not independent rules.
+    """
     random = np.random.Generator(np.random.PCG64(1))
     # About of unit length, an exact power of two below 2**20: float16 overflows at 65504.
     v = torch.from_numpy(random.integers(-(2**20), 2**20, size=subject.x0.numel()) * 2.0**-24)[None]
-    forward_primal, Jv = jvp(subject, v)
+    forward_primal, Jv, mode = jvp(subject, v)
     reverse_primal, Ju = vjp(subject, Jv)
     Jv, Ju, u = Jv.double(), Ju.double(), Jv.double()
     scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Jv)
@@ -108,6 +147,7 @@ def check(subject: CausalLMSubject) -> dict[str, Any]:
     return {
         "adjoint_defect": defect,
         "adjoint_bound": bound(subject),
+        "forward_mode": mode,
         "forward_primal": digest(forward_primal[0]),
         "reverse_primal": digest(reverse_primal[0]),
         "primal_distance": float((forward_primal[0] - reverse_primal[0]).double().norm()),

@@ -1,5 +1,7 @@
 """Jacobian products: against differences, against a dense Jacobian of an independent closure, and each other."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -117,34 +119,82 @@ def test_a_planted_wrong_adjoint_stops_the_spectrum(monkeypatch, path):
 
 
 class NoTangent(torch.autograd.Function):
+    """2 x, with a backward of its own and no forward rule."""
+
     @staticmethod
     def forward(ctx, x):
-        return x.clone()
+        return 2 * x
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient
+        return 2 * gradient
 
 
-@pytest.mark.parametrize(
-    ("hook", "forward", "reverse"),
-    [
-        (NoTangent.apply, "has no forward derivative", None),
-        (torch.Tensor.detach, "drops forward derivatives", "has no reverse derivative"),
-    ],
-)
-def test_an_operation_without_a_derivative_is_named(hook, forward, reverse):
+class Once(NoTangent):
+    """The same with a backward that cannot be differentiated again."""
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+@contextmanager
+def ending_in(loaded, operation):
+    handle = loaded.model.transformer.ln_f.register_forward_hook(lambda _m, _a, out: operation(out))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("path", ["prefill", "decode"])
+def test_an_operation_without_a_forward_rule_is_differentiated_backwards_twice(path):
+    subject = double("gpt2", path)
+    V, U = vectors(3, 64), vectors(2, 64, seed=1)
+    wanted, plain = subject.jvp(V), products.jvp(subject, V)
+    assert plain.mode == "dual numbers"
+    assert subject.linearisation()["forward_mode"] == "dual numbers"
+    with ending_in(subject.loaded, NoTangent.apply):
+        subject = CausalLMSubject(subject.loaded, IDS, path=path)
+        found = products.jvp(subject, V)
+        assert found.mode == "reverse mode twice"
+        torch.testing.assert_close(found.tangent, 2 * wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.primal, 2 * plain.primal, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(subject.vjp(U) @ V.T, U @ found.tangent.T, rtol=1e-11, atol=1e-11)
+        assert not found.primal.requires_grad
+        assert not found.tangent.requires_grad
+        assert subject.linearisation()["forward_mode"] == "reverse mode twice"
+
+
+def test_an_operation_without_a_second_derivative_is_named():
     loaded = load("tiny:gpt2")
-    handle = loaded.model.transformer.ln_f.register_forward_hook(lambda _m, _a, out: hook(out))
-    subject = CausalLMSubject(loaded, IDS)
-    with pytest.raises(UnsupportedError, match=forward):
-        subject.jvp(vectors(1, 64))
-    if reverse is None:
+    with ending_in(loaded, Once.apply):
+        subject = CausalLMSubject(loaded, IDS)
         assert subject.vjp(vectors(1, 64)).shape == (1, 64)
-    else:
-        with pytest.raises(UnsupportedError, match=reverse):
+        with pytest.raises(UnsupportedError, match=r"\(GPT2LMHeadModel, prefill\) has no forward derivative: You must"):
+            subject.jvp(vectors(1, 64))
+
+
+def test_an_operation_without_a_derivative_is_named():
+    loaded = load("tiny:gpt2")
+    with ending_in(loaded, torch.Tensor.detach):
+        subject = CausalLMSubject(loaded, IDS)
+        with pytest.raises(UnsupportedError, match="drops forward derivatives"):
+            subject.jvp(vectors(1, 64))
+        with pytest.raises(UnsupportedError, match="has no reverse derivative"):
             subject.vjp(vectors(1, 64))
-    handle.remove()
+
+
+@pytest.mark.parametrize("family", ["mamba", "zamba2"])
+def test_states_that_are_written_in_place_have_both_products(family):
+    """The cache of a state-space model is overwritten in the forward; against central differences in float64."""
+    twin = CausalLMSubject(load(f"tiny:{family}"), IDS, path="decode", batch=2).in_float64()
+    V, U, h = vectors(2, 64), vectors(2, 64, seed=1), 1e-6
+    slopes = (twin(twin.x0 + h * V) - twin(twin.x0 - h * V)) / (2 * h)
+    torch.testing.assert_close(twin.jvp(V), slopes, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(twin.vjp(U) @ V.T, U @ slopes.T, rtol=1e-6, atol=1e-7)
+    assert twin.prefix(2).intact()
 
 
 def test_grouped_experts_get_forward_products_from_batched_ones():
