@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from stabilitykit.subjects import experts
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.precision import double_of, require_smooth, true_float64
 from stabilitykit.subjects.sites import locate
@@ -18,10 +19,11 @@ def of(subject: CausalLMSubject) -> CausalLMSubject:
 
     It reads the subject's own embeddings, widened: some models scale them by a factor that depends on the dtype.
     """
-    with true_float64():
-        model = double_of(subject.model)
+    implementation = "eager" if subject.has_experts else None  # the grouped matmul refuses float64
+    model = double_of(subject.model)
+    with true_float64(), experts.using(model, implementation):
         anatomy = find(model)
-    twin = subject.copied(experts="eager" if subject.has_experts else None)
+    twin = subject.copied(experts=implementation)
     twin.loaded = replace(subject.loaded, model=model)
     twin.model, twin.anatomy, twin.arithmetic = model, anatomy, true_float64
     twin.x0, twin._before = subject.x0.double(), subject._before.double()
