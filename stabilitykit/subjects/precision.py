@@ -36,7 +36,7 @@ class _Float64(TorchFunctionMode):
         given = dict(kwargs or {})
         if func in _CASTS:
             return _widened(args[0])
-        if func is Tensor.type_as and _is_narrow(args[1]):
+        if func in (Tensor.type_as, Tensor.type) and len(args) > 1 and _is_narrow(args[1]):
             return _widened(args[0])
         if func is Tensor.to and isinstance(args[0], Tensor):
             return _moved(args[0], args[1:], given)
@@ -70,10 +70,10 @@ def true_float64() -> Iterator[None]:
     """Let nothing inside narrow a tensor below float64: the oracle that a plain `.double()` is not.
 
     Most models cast to float32 whatever their dtype: RMSNorm its input, the softmax its result, the rotary embedding
-    its angles. Inside, `.float()`, `.half()`, `.bfloat16()`, `.type_as(narrow)`, `.to(narrow)` and every `dtype=`
-    below float64 mean float64; integers become float64 where float32 was asked. Weights and inputs must be
-    float64 already. Works under autograd, both modes. Code below torch's Python functions is not seen: a grouped matmul
-    of experts refuses float64 and needs `experts_implementation="eager"`.
+    its angles. Inside, `.float()`, `.half()`, `.bfloat16()`, `.type(narrow)`, `.type_as(narrow)`, `.to(narrow)` and
+    every `dtype=` below float64 mean float64; integers become float64 where float32 was asked. Weights and inputs must
+    be float64 already. Works under autograd, both modes. Code below torch's Python functions is not seen: a grouped
+    matmul of experts refuses float64 and needs `experts_implementation="eager"`.
     """
     with _Float64():
         yield

@@ -90,6 +90,9 @@ def test_the_casts_of_a_mode_are_widened_and_nothing_else_is():
         assert x.to(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float64
         assert x.to(device="cpu", dtype=torch.float16).dtype == torch.float64
         assert x.type_as(torch.zeros(1)).dtype == torch.float64
+        assert x.type(torch.float32).dtype == x.type(dtype=torch.float16).dtype == torch.float64
+        assert x.type(torch.int64).dtype == torch.int64
+        assert x.type() == "torch.DoubleTensor"
         assert torch.softmax(x, 0, dtype=torch.float32).dtype == torch.float64
         assert torch.zeros(2, dtype=torch.float32).dtype == torch.float64
         assert counts.float().dtype == torch.float64
