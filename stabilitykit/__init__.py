@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
+    from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
+    from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.measure import measure as measure
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.numerics.bits import bits_equal as bits_equal
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from stabilitykit.results.metric import Reading as Reading
     from stabilitykit.results.result import Result as Result
     from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
+    from stabilitykit.subjects.kernel import Kernel as Kernel
     from stabilitykit.subjects.measurable import Measurable as Measurable
     from stabilitykit.subjects.models import LoadedModel as LoadedModel
     from stabilitykit.subjects.models import adopt as adopt
@@ -54,6 +57,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "CausalLMSubject",
     "ModuleSubject",
     "FunctionSubject",
+    "Kernel",
     # the one verb, and the questions
     "measure",
     "Measurement",
@@ -62,6 +66,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Cost",
     "RunToRun",
     "BatchInvariance",
+    "KernelAccuracy",
+    "KernelPair",
     "FirstChange",
     "StabilityFan",
     "SingularSpectrum",
@@ -92,6 +98,8 @@ _HOMES = {
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
+    "measurements.kernel_pair": ("KernelPair",),
+    "measurements.kernels": ("KernelAccuracy",),
     "measurements.measure": ("measure",),
     "measurements.spectrum": ("SingularSpectrum",),
     "numerics.bits": ("bits_equal",),
@@ -101,6 +109,7 @@ _HOMES = {
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
     "subjects.causal_lm": ("CausalLMSubject",),
+    "subjects.kernel": ("Kernel",),
     "subjects.measurable": ("Measurable",),
     "subjects.models": ("LoadedModel", "adopt", "load"),
     "subjects.module_subject": ("ModuleSubject",),

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, final
 
@@ -85,6 +85,10 @@ class Measurement(ABC, Generic[Asked]):
         """Return the metrics of this instance; more than `metrics` only where a parameter decides their number."""
         return self.metrics
 
+    def across(self, results: Sequence[Result]) -> tuple[Row, ...]:
+        """Return rows that only several subjects have together, such as a distribution over prompts; none by default."""
+        return ()
+
     @final
     def measure(self, subject: Asked) -> Result:
         """Answer the question and record what ran, where, and at what cost; UsageError for another kind of thing."""
@@ -144,8 +148,9 @@ def _equal(value: Any, default: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    holds_tensors = isinstance(value, list | tuple) and any(isinstance(item, Tensor | np.ndarray) for item in value)
-    text = str(_plain(value)) if holds_tensors or isinstance(value, Tensor | np.ndarray) else repr(value)
+    parts = value if isinstance(value, list | tuple) else [value]
+    bulky = any(isinstance(part, Tensor | np.ndarray) or hasattr(part, "__qualname__") for part in parts)
+    text = str(_plain(value)) if bulky else repr(value)
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
@@ -155,6 +160,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         content = hashlib.sha256(value.dtype.str.encode() + np.ascontiguousarray(value).tobytes())
         return f"array{value.shape}:{content.hexdigest()[:12]}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"  # its repr is an address, another in each process
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):

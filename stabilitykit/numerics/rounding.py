@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stabilitykit.numerics.bits import from_total_order, total_order
 
@@ -48,6 +49,21 @@ def keys_to_values(keys: Keys, dtype: torch.dtype) -> Floats:
     if dtype == torch.float16:
         return bits.astype(np.int16).view(np.float16).astype(np.float64)
     return (bits << 16).astype(np.int32).view(np.float32).astype(np.float64)
+
+
+def round_once(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float64 `x` rounded once to `dtype`, to nearest even: the best that `dtype` can hold.
+
+    `Tensor.to` rounds what is narrower than float32 twice. Here the first of the two rounds to odd (toward zero, the
+    last bit set where anything was lost), which leaves the second one free to be the only one (Boldo & Melquiond 2008).
+    Any shape; infinities and NaN stay. Overflow ends as torch ends it. O(n).
+    """
+    if dtype.itemsize >= 4:
+        return x.to(dtype)
+    single = x.float()
+    too_far, lost = single.double().abs() > x.abs(), (single.double() != x) & ~x.isnan()
+    odd = (single.view(torch.int32) - too_far.int()) | lost.int()
+    return odd.view(torch.float32).to(dtype)
 
 
 def half_unit(values: Floats, dtype: torch.dtype) -> Floats | float:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stabilitykit.numerics.bits import FORMATS, from_total_order, total_order
-from stabilitykit.numerics.rounding import keys_to_values, round_to_keys
+from stabilitykit.numerics.bits import FORMATS, bits_equal, from_total_order, is_nan, total_order
+from stabilitykit.numerics.rounding import keys_to_values, round_once, round_to_keys
 
 NARROW = [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 DTYPES = [*NARROW, torch.float32, torch.float64]
@@ -70,6 +70,31 @@ def test_the_two_roundings_are_those_of_exact_fractions(dtype: torch.dtype) -> N
     precision, lowest = FORMATS[dtype].mantissa + 1, 1 - FORMATS[dtype].bias
     exact = [nearest_even(nearest_even(Fraction(value), 24, -126), precision, lowest) for value in values.tolist()]
     assert [Fraction(value) for value in keys_to_values(round_to_keys(values, dtype), dtype).tolist()] == exact
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_rounding_is_that_of_exact_fractions(dtype: torch.dtype, sign: int) -> None:
+    numbers = every_number(dtype)[:: 131 if dtype.itemsize > 1 else 1]
+    numbers = numbers[numbers > 0]
+    values = around(np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2]))
+    values = values[values <= float(torch.finfo(dtype).max)]
+    precision, lowest = FORMATS[dtype].mantissa + 1, 1 - FORMATS[dtype].bias
+    exact = [sign * nearest_even(Fraction(value), precision, lowest) for value in values.tolist()]
+    found = round_once(torch.from_numpy(sign * values), dtype)
+    assert [Fraction(value) for value in found.double().tolist()] == exact
+    # The difference to torch's own two roundings exists, or this test would show nothing.
+    assert not bits_equal(found, torch.from_numpy(sign * values).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_rounding_keeps_what_is_no_number_and_every_number_of_the_format(dtype: torch.dtype) -> None:
+    ends = torch.tensor([np.inf, -np.inf, 0.0, -0.0, 1e300, -1e300], dtype=torch.float64)
+    assert bits_equal(round_once(ends, dtype), ends.to(dtype))
+    assert is_nan(round_once(torch.full((20,), np.nan, dtype=torch.float64), dtype)).all()
+    largest = min(FORMATS[dtype].largest, 40_000)
+    numbers = from_total_order(torch.arange(-1 - largest, largest + 1), dtype)
+    assert bits_equal(round_once(numbers.double(), dtype), numbers)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

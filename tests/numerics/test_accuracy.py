@@ -1,0 +1,151 @@
+"""Accuracy against values by hand, and against exact fractions for random results of every dtype."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stabilitykit.errors import InvalidError
+from stabilitykit.numerics.accuracy import Accuracy, accuracy, gap
+from stabilitykit.numerics.bits import FORMATS, Format, nudge
+from stabilitykit.numerics.rounding import round_once
+
+INF, NAN = math.inf, math.nan
+ULP = 2.0**-23
+
+
+def rows(*given: list[float], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(given, dtype=torch.float64).to(dtype)
+
+
+def test_every_number_by_hand() -> None:
+    t = rows([1.0, 1.5, 2.0**-10], [4.0, 1.0, 0.0])
+    y = rows([1.0, 1.5 + 2 * ULP, 2.0**-10 + ULP], [4.0, 1.0, 0.0], dtype=torch.float32)
+    found = accuracy(y, t, torch.tensor([ULP / 4, 100.0], dtype=torch.float64))
+    # 2 ULP of 1.5; 2^10 ULP of 2^-10 itself; the row's largest has a spacing of ULP, half of which outweighs `moved`.
+    assert found == Accuracy(6, 4, 0, 1024.0, (2 + 1024) / 2, 2.0, 4.0, (0, 1))
+
+
+def test_what_the_inputs_move_excuses_an_error_row_by_row() -> None:
+    t = rows([1.0, 1.0], [1.0, 1.0])
+    y = rows([1.0, 1 + 8 * ULP], [1.0, 1 + 8 * ULP], dtype=torch.float32)
+    moved = torch.tensor([16 * ULP, 2 * ULP], dtype=torch.float64)
+    assert accuracy(y, t, moved).excess == 4.0
+    assert accuracy(y, t, moved).worst == (1, 1)
+    assert accuracy(y[:1], t[:1], moved[:1]).excess == 0.5
+
+
+def test_a_correctly_rounded_result_is_correct_and_has_an_excess_of_at_most_one() -> None:
+    t = torch.from_numpy(np.random.default_rng(1).normal(size=(8, 99)))
+    for dtype in FORMATS:
+        found = accuracy(round_once(t, dtype), t, torch.zeros(8, dtype=torch.float64))
+        assert (found.correct, found.max_ulp, found.median_ulp, found.max_scaled_ulp) == (792, 0, 0, 0)
+        assert found.worst is None
+        assert (found.excess == 0) if dtype == torch.float64 else (0.5 < found.excess <= 1)
+
+
+def test_a_small_row_is_not_hidden_behind_a_large_one() -> None:
+    t = rows([1e6, 1e6], [1.0, 1.0])
+    y = rows([1e6, 1e6], [1.0, 1 + 64 * ULP], dtype=torch.float32)
+    assert accuracy(y, t, torch.zeros(2, dtype=torch.float64)).max_scaled_ulp == 64
+
+
+@pytest.mark.parametrize(
+    ("y", "t", "broken"),
+    [
+        ([NAN, 1.0], [1.0, 1.0], 1),
+        ([INF, 1.0], [1.0, 1.0], 1),
+        ([-INF, INF], [INF, -INF], 2),
+        ([NAN, NAN], [NAN, 1.0], 2),
+        ([INF, 1.0], [3.4e38, 1.0], 1),
+    ],
+)
+def test_what_is_not_finite_without_reason_is_counted_and_no_size_is_given(
+    y: list[float], t: list[float], broken: int
+) -> None:
+    found = accuracy(rows(y, dtype=torch.float32), rows(t), torch.zeros(1, dtype=torch.float64))
+    assert (found.not_finite, found.worst) == (broken, (0, 0))
+    assert all(map(math.isnan, (found.max_ulp, found.median_ulp, found.max_scaled_ulp, found.excess)))
+    assert found.correct == sum(a == b for a, b in zip(y, t, strict=True))
+
+
+def test_an_infinity_that_the_truth_rounds_to_is_right() -> None:
+    found = accuracy(rows([INF, 1.0], dtype=torch.float32), rows([1e39, 1.0]), torch.zeros(1, dtype=torch.float64))
+    assert found == Accuracy(2, 2, 0, 0.0, 0.0, 0.0, 0.0, None)
+    short = accuracy(rows([3.4028235e38, 1.0], dtype=torch.float32), rows([1e39, 1.0]), torch.zeros(1).double())
+    assert (short.max_ulp, short.max_scaled_ulp, short.excess, short.worst) == (1, INF, INF, (0, 0))
+
+
+def test_both_zeros_are_correct() -> None:
+    zeros = torch.tensor([[0.0, -0.0]])
+    assert accuracy(zeros, -zeros.double(), torch.zeros(1).double()) == Accuracy(2, 2, 0, 0.0, 0.0, 0.0, 0.0, None)
+
+
+def test_a_truth_that_is_no_number_is_refused_with_its_place() -> None:
+    with pytest.raises(InvalidError, match=r"the reference is no number at \[0, 1\] \(1 in all\)"):
+        accuracy(rows([1.0, 1.0], dtype=torch.float32), rows([1.0, NAN]), torch.zeros(1).double())
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_nothing_is_right(shape: tuple[int, int]) -> None:
+    found = accuracy(torch.zeros(shape), torch.zeros(shape).double(), torch.zeros(shape[0]).double())
+    assert found == Accuracy(0, 0, 0, 0.0, 0.0, 0.0, 0.0, None)
+
+
+def test_equal_infinities_are_no_distance_apart() -> None:
+    assert gap(rows([INF, INF, 1.0]), rows([INF, -INF, 3.0])).tolist() == [[0.0, INF, 2.0]]
+
+
+# ---- independent oracle: exact fractions ----
+
+
+def exponent(size: Fraction, row: Format) -> int:
+    lowest = 1 - row.bias
+    e = size.numerator.bit_length() - size.denominator.bit_length() if size else lowest
+    e = e if not size or Fraction(2) ** e <= size else e - 1
+    return max(e, lowest)
+
+
+def quantum(size: Fraction, row: Format) -> Fraction:
+    return Fraction(2) ** (exponent(size, row) - row.mantissa)
+
+
+def place(value: Fraction, row: Format) -> int:
+    """Signed count of numbers from zero."""
+    size = abs(value)
+    steps = (exponent(size, row) - 1 + row.bias) * 2**row.mantissa + size / quantum(size, row)
+    return int(steps) * (1 if value >= 0 else -1)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in FORMATS if dtype != torch.float64])
+def test_random_results_agree_with_exact_fractions(dtype: torch.dtype) -> None:
+    random, row = np.random.default_rng(5), FORMATS[dtype]
+    t = torch.from_numpy(random.normal(size=(3, 40)) * np.array([[1.0], [0.01], [20.0]]))
+    t[0, :5] = 0
+    y = nudge(round_once(t, dtype), torch.from_numpy(random.integers(-3, 4, size=(3, 40))))
+    moved = torch.tensor([0.0, 1e-3, 1e-9], dtype=torch.float64)
+    truth = [[Fraction(value) for value in line] for line in t.tolist()]
+    got = [[Fraction(value) for value in line] for line in y.double().tolist()]
+    best = [[round(v / quantum(abs(v), row)) * quantum(abs(v), row) for v in line] for line in truth]
+    steps = [
+        abs(place(a, row) - place(b, row)) for p, q in zip(got, best, strict=True) for a, b in zip(p, q, strict=True)
+    ]
+    scaled, excess = [], []
+    for line, true, right, move in zip(got, truth, best, moved.tolist(), strict=True):
+        unit = quantum(max(map(abs, right)), row)
+        scaled.append(max(abs(a - b) for a, b in zip(line, right, strict=True)) / unit)
+        excess.append(max(abs(a - b) for a, b in zip(line, true, strict=True)) / max(Fraction(move), unit / 2))
+    found = accuracy(y, t, moved)
+    assert (found.elements, found.correct, found.not_finite) == (120, steps.count(0), 0)
+    assert found.max_ulp == max(steps)
+    assert found.median_ulp == median([step for step in steps if step])
+    assert found.max_scaled_ulp == pytest.approx(float(max(scaled)), rel=1e-12, abs=0)
+    assert found.excess == pytest.approx(float(max(excess)), rel=1e-12, abs=0)
+    assert found.worst is not None
+    assert found.worst[0] == excess.index(max(excess))
