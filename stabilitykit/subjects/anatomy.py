@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from stabilitykit.errors import UnsupportedError
+from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects.sites import Stopped, Tap
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing, or that the model is an encoder. Cost: that forward, and block 0 with its backward.
+    says which part is missing, or that the model is an encoder. Cost: that forward, and block 0 twice with a backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
@@ -59,8 +60,13 @@ def find(model: PreTrainedModel) -> Anatomy:
     embedding = _required(model, "input embedding", model.get_input_embeddings())
     head = _required(model, "output head", model.get_output_embeddings())
     stem = _find_blocks(model, layers)
-    outputs, last, past = _probe(model)
-    if _sees_later_tokens(model, embedding, model.get_submodule(f"{stem}.0")):
+    base, first = _base(model, stem), model.get_submodule(f"{stem}.0")
+    ids = torch.tensor([PROBE], device=embedding.weight.device)
+    outputs, last, past = _probe(model, base, ids)
+    with _refusing(model, "on embeddings"), torch.no_grad():
+        X = embedding(ids)
+        _state_after(first, base, X.clone())
+    if _sees_later_tokens(base, X, first):
         raise UnsupportedError(
             f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
             "language model instead"
@@ -68,7 +74,7 @@ def find(model: PreTrainedModel) -> Anatomy:
     norm = _find_norm(model, stem, outputs, last)
     block_names = [f"{stem}.{k}" for k in range(layers)]
     return Anatomy(
-        base=model.base_model,
+        base=base,
         embedding=embedding,
         blocks=[model.get_submodule(name) for name in block_names],
         block_names=block_names,
@@ -118,44 +124,58 @@ def _find_norm(model: nn.Module, stem: str, outputs: list[tuple[str, Tensor]], l
     return same[-1]
 
 
-def _probe(model: PreTrainedModel) -> tuple[list[tuple[str, Tensor]], Tensor, str | None]:
+def _base(model: PreTrainedModel, stem: str) -> nn.Module:
+    """The model without its head: what it names as its base, or else the part of it that holds the blocks."""
+    base: nn.Module = model.base_model
+    return model.get_submodule(stem.split(".")[0]) if base is model else base
+
+
+def _probe(model: PreTrainedModel, base: nn.Module, ids: Tensor) -> tuple[list[tuple[str, Tensor]], Tensor, str | None]:
     """Every module's output tensor in order of completion, the last hidden state (1, 3, hidden size), the cache's name.
 
     Attention models return their cache as `past_key_values`, state-space models under other names.
     """
     outputs: list[tuple[str, Tensor]] = []
-    ids = torch.tensor([PROBE], device=model.get_input_embeddings().weight.device)
-    with _recorded(model, outputs), torch.no_grad():
-        result = model.base_model(input_ids=ids, use_cache=True)
+    with _refusing(model, f"on token ids in {name_of(model.dtype)}"), _recorded(model, outputs), torch.no_grad():
+        result = base(input_ids=ids, use_cache=True)
     caches = [name for name, value in vars(result).items() if isinstance(value, Cache)]
     last = _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
     return outputs, last, caches[0] if caches else None
 
 
-def _sees_later_tokens(model: PreTrainedModel, embedding: nn.Module, block: nn.Module) -> bool:
+def _sees_later_tokens(base: nn.Module, X: Tensor, block: nn.Module) -> bool:
     """Whether the first token's state after a block has a non-zero derivative by the last token: never if causal.
 
     A difference of two forwards would not do: a mixture's grouped experts let later tokens reach earlier roundings.
     False where there is no derivative to look at.
     """
     try:
-        with torch.enable_grad(), Tap(block).stopping():
-            ids = torch.tensor([PROBE], device=embedding.weight.device)  # type: ignore[arg-type]
-            X = embedding(ids).detach().requires_grad_()
-            model.base_model(inputs_embeds=X, use_cache=False)
-    except Stopped as stopped:
-        return _depends(stopped.state, X)
-    except (RuntimeError, UnsupportedError):
-        pass
-    return False
-
-
-def _depends(state: Tensor, X: Tensor) -> bool:
-    try:
-        (gradient,) = torch.autograd.grad(state.flatten()[0], X)
+        with torch.enable_grad():
+            X = X.detach().clone().requires_grad_()
+            state = _state_after(block, base, X.clone())
+            (gradient,) = torch.autograd.grad(state.flatten()[0], X)
     except RuntimeError:
         return False
     return bool((gradient[0, -1].abs() > 0).any())
+
+
+def _state_after(block: nn.Module, base: nn.Module, X: Tensor) -> Tensor:
+    try:
+        with Tap(block).stopping():
+            base(inputs_embeds=X, use_cache=False)
+    except Stopped as stopped:
+        return stopped.state
+    raise UnsupportedError(f"{_kind(base)} does not run its first block in its forward")
+
+
+@contextmanager
+def _refusing(model: nn.Module, what: str) -> Iterator[None]:
+    """UnsupportedError instead of what a model raises if it cannot run `what`; it has no class of its own for that."""
+    try:
+        yield
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"{_kind(model)} does not run {what} ({reason}); nothing can be measured") from error
 
 
 @contextmanager

@@ -267,9 +267,9 @@ class CausalLMSubject(Subject):
 
     def _one_token(self, X: Tensor) -> dict[str, Any]:
         if len(self._before) == 0:
-            return {"inputs_embeds": X[:, None], "use_cache": True}
+            return {"inputs_embeds": X[:, None].clone(), "use_cache": True}
         past = self.prefix(len(X)).fresh()
-        return {"inputs_embeds": X[:, None], str(self.anatomy.past): past, "use_cache": True}
+        return {"inputs_embeds": X[:, None].clone(), str(self.anatomy.past): past, "use_cache": True}
 
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""
@@ -280,7 +280,7 @@ class CausalLMSubject(Subject):
     def _build_prefix(self, batch: int) -> Prefix:
         if self.anatomy.past is None:
             raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
-        rows = self._before.expand(batch, -1, -1).contiguous()
+        rows = self._before.repeat(batch, 1, 1)
         with torch.no_grad(), self._running(self.experts):
             return built(self.anatomy.base, self.anatomy.past, rows, self.copies(batch)[:, None])
 

@@ -134,6 +134,41 @@ def test_an_encoder_decoder_is_named():
         find(T5ForConditionalGeneration(config).eval())
 
 
+def test_a_model_that_needs_its_ids_is_named():
+    """Planted: a block that looks the ids up, as hash routers do."""
+    model = tiny("llama")
+    forward = model.model.forward
+
+    def reading_ids(input_ids=None, **options):
+        return forward(inputs_embeds=model.get_input_embeddings()(input_ids.clone()), **options)
+
+    model.model.forward = reading_ids
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM does not run on embeddings") as refusal:
+        find(model)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_dtype_that_the_experts_do_not_take_is_named():
+    with pytest.raises(UnsupportedError, match="MixtralForCausalLM does not run on token ids in float64") as refusal:
+        find(tiny("mixtral", dtype="float64"))
+    assert "got Double" in str(refusal.value)
+    assert find(tiny("mixtral", dtype="float64", experts="eager"))
+
+
+def test_a_refusal_of_the_kits_own_stays_itself(monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(model.model.norm, "forward", lambda x: find(BertModel(BertConfig())))
+    with pytest.raises(UnsupportedError, match="BertModel has no output head"):
+        find(model)
+
+
+def test_a_base_model_that_is_the_whole_model_is_looked_for_where_the_blocks_are():
+    model = tiny("llama")
+    model.__class__ = type("Renamed", (type(model),), {"base_model_prefix": "decoder"})
+    assert model.base_model is model
+    assert find(model).base is model.model
+
+
 def test_missing_blocks_are_named():
     model = tiny("llama")
     model.config.num_hidden_layers = 7

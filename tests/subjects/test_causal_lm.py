@@ -261,6 +261,34 @@ def test_a_model_without_a_cache_cannot_decode_and_has_one_path():
     assert result.execution.forwards == measured.cost(subject).forwards
 
 
+@pytest.mark.parametrize("ids", [IDS, [65]])
+@pytest.mark.parametrize(("path", "batch"), [("prefill", 1), ("decode", 1), ("decode", 3)])
+def test_a_model_that_writes_into_its_input_reaches_nothing_of_the_callers(path, batch, ids):
+    """Planted: embeddings are doubled in place, as some models scale them; the oracle's table is twice as large."""
+    loaded, doubled = load("tiny:llama"), load("tiny:llama")
+    doubled.model.get_input_embeddings().weight.data.mul_(2)
+    wanted = CausalLMSubject(doubled, ids, path=path, batch=batch)
+    base = loaded.model.model
+    forward = base.forward
+
+    def doubling(input_ids=None, inputs_embeds=None, **options):
+        if inputs_embeds is None:
+            inputs_embeds = base.get_input_embeddings()(input_ids)
+        inputs_embeds *= 2
+        return forward(inputs_embeds=inputs_embeds, **options)
+
+    base.forward = doubling
+    subject = CausalLMSubject(loaded, ids, path=path, batch=batch)
+    X = 0.75 * subject.copies(batch)
+    kept = X.clone()
+    for _ in range(2):
+        assert bits_equal(subject.evaluate(X), wanted.evaluate(0.75 * wanted.copies(batch)))
+        assert bits_equal(subject.baseline, wanted.baseline)
+        subject._prefixes.clear()
+    assert bits_equal(X, kept)
+    assert bits_equal(subject.vjp(torch.eye(batch, 64)), 2 * wanted.vjp(torch.eye(batch, 64)))
+
+
 # --- manners: nothing of the user's is left changed
 
 
