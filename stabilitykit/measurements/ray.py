@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,14 @@ class Boundary:
     slot: int
 
 
+class Edge(NamedTuple):
+    """Adjacent float64 steps on two sides of a change, and the output beyond it, None where only a state was seen."""
+
+    near: float
+    far: float
+    output: Tensor | None
+
+
 def first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Boundary]:
     """Try the distinct inputs in order until an output differs."""
     tested, cells, slot = 0.0, 0, 0
@@ -32,11 +41,14 @@ def first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Bound
         if cells == max_cells:
             break
         cells += 1
-        answer = yield lattice.at(cell.first_changed)
+        x = lattice.at(cell.first_changed)
+        # Where the pair has to be found between two samples, states find it, and one whole forward confirms it.
+        answer = yield Probe(x) if lattice.dense else x
         slot = answer.slot
-        if answer.changed:
-            last, first, coordinate, output = yield from _narrow(lattice, tested, cell, answer)
-            return Boundary(last, first, cells, coordinate, output, slot)
+        edge = (yield from _narrowed(lattice, tested, cell, answer)) if answer.changed else None
+        if edge is not None:
+            coordinate = _moved(lattice, edge) if lattice.dense else cell.coordinate
+            return Boundary(edge.near, edge.far, cells, coordinate, edge.output, slot)
         tested = cell.first_changed
     else:
         # Beyond the last finite input there is nothing to search.
@@ -44,40 +56,48 @@ def first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Bound
     return Boundary(tested, math.inf, cells, -1, None, slot)
 
 
-def _narrow(
-    lattice: Lattice, low: float, cell: Cell, answer: Answer
-) -> Search[tuple[float, float, int, Tensor | None]]:
-    """Return the adjacent pair, the coordinate that moves there, and its output.
+def _narrowed(lattice: Lattice, low: float, cell: Cell, answer: Answer) -> Search[Edge | None]:
+    """Return the adjacent pair up to the cell where the output changes, or None if only the state did.
 
     Known for a listed cell; where dense coordinates moved as well, bisected between two inputs known to differ: first
     by the first-block state alone, and again by whole forwards from there, should that state not reach the output.
     """
-    high, output = cell.first_changed, answer.output
+    high = cell.first_changed
     if not lattice.dense:
-        return cell.last_same, high, cell.coordinate, output
-    for ask in (Probe, Tensor):
-        same, changed = yield from _bisected(lattice, low, high, cell.last_same, ask)
-        if changed == high:
-            low = same
-            break
-        reply = yield lattice.at(changed)
-        low, high, output = (same, changed, reply.output) if reply.changed else (changed, high, output)
-        if reply.changed:
-            break
-    moved = (lattice.at(low) != lattice.at(high)).nonzero().flatten().tolist()
-    return low, high, moved[0] if moved else -1, output
+        return Edge(cell.last_same, high, answer.output)
+    edge = yield from bisected(lattice, Edge(low, high, answer.output), cell.last_same, probe=True)
+    if edge.output is not None:
+        return edge
+    reply = yield lattice.at(edge.far)
+    if reply.changed:
+        return Edge(edge.near, edge.far, reply.output)
+    low = edge.far
+    reply = yield lattice.at(high)
+    if not reply.changed:
+        return None
+    return (yield from bisected(lattice, Edge(low, high, reply.output), low + (high - low) / 2))
 
 
-def _bisected(
-    lattice: Lattice, low: float, high: float, guess: float, ask: type[Probe] | type[Tensor]
-) -> Search[tuple[float, float]]:
-    """Return adjacent float64 steps, the first unchanged and the second not, trying `guess` before any middle."""
+def bisected(lattice: Lattice, edge: Edge, guess: float, *, probe: bool = False, changes: bool = True) -> Search[Edge]:
+    """Return the adjacent steps inside `edge`, the first like its near side and the second like its far side.
+
+    `changes`: the far side is the changed one. `guess` is tried before any middle; with `probe`, states are asked for.
+    """
+    low, high, output = edge
     while math.nextafter(low, math.inf) < high:
         middle = min(max(guess, math.nextafter(low, math.inf)), math.nextafter(high, 0.0))
         x = lattice.at(middle)
-        changed = bits_equal(x, lattice.at(high))
-        if not changed and not bits_equal(x, lattice.at(low)):
-            changed = (yield Probe(x) if ask is Probe else x).changed
-        low, high = (low, middle) if changed else (middle, high)
+        beyond = bits_equal(x, lattice.at(high))
+        if not beyond and not bits_equal(x, lattice.at(low)):
+            answer = yield Probe(x) if probe else x
+            beyond = answer.changed is changes
+            output = answer.output if beyond else output
+        low, high = (low, middle) if beyond else (middle, high)
         guess = low + (high - low) / 2
-    return low, high
+    return Edge(low, high, output)
+
+
+def _moved(lattice: Lattice, edge: Edge) -> int:
+    """Return the lowest coordinate that moves across the edge."""
+    moved = (lattice.at(edge.near) != lattice.at(edge.far)).nonzero().flatten().tolist()
+    return moved[0] if moved else -1

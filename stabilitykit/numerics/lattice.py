@@ -153,6 +153,11 @@ class Lattice:
             growth = _BEYOND if bool((reached > passed).any()) else 2 * growth
             start, passed = stop, reached
 
+    @cached_property
+    def nearest(self) -> Cell | None:
+        """The first breakpoint of the listable coordinates, None if none of them moves."""
+        return next(self.cells(), None)
+
     def samples(self, s_max: float, start: float = 0.0) -> Iterator[Cell]:
         """Yield the cells merged with a geometric grid for the dense coordinates; without those, just the cells."""
         s_max = min(s_max, self._last_finite) if self.dense else s_max
@@ -179,8 +184,8 @@ class Lattice:
         finfo = torch.finfo(self.x0.dtype)
         largest = float(np.abs(self._d[self.dense]).max())
         step = max(finfo.smallest_normal * finfo.eps / 2 / largest, torch.finfo(torch.float64).tiny)
-        first = next(self.cells(s_max), None)
-        fine = finfo.eps * (first.first_changed if first else min(s_max, self._typical / 2 / largest))
+        near = self.nearest.first_changed if self.nearest else math.inf
+        fine = finfo.eps * (near if near <= s_max else min(s_max, self._typical / 2 / largest))
         while step <= s_max:
             yield step
             step *= 2 ** (1 / _PER_OCTAVE) if step >= fine else 2**_OCTAVES

@@ -1,4 +1,4 @@
-"""Many searches at once: each keeps one slot of the batch, and a finished one hands it to the next.
+"""Many searches at once: each keeps one slot of the batch, and one that ends or waits hands it to the next.
 
 A search is a generator: it yields an input x (H,), or a Probe, and is sent an Answer; it never sees the batch. As a
 search keeps its slot, all its answers come from one path, one shape and one slot, and the baseline of that slot is the
@@ -7,8 +7,10 @@ only thing they are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -18,8 +20,8 @@ from stabilitykit.subjects.subject import Subject, rows_differ
 
 T = TypeVar("T")
 
-# A full forward costs many screenings, so it waits until this share of the lanes has a candidate to confirm.
-_FILL = 0.75
+# Screening with fewer busy slots than this share of the batch, while searches wait, raises every slot's share of them.
+_IDLE = 0.25
 
 
 class Answer(NamedTuple):
@@ -47,11 +49,19 @@ class _Lane(Generic[T]):
     index: int
     search: Search[T]
     ask: Tensor | Probe
-    candidate: bool = False
 
     @property
     def x(self) -> Tensor:
         return self.ask.x if isinstance(self.ask, Probe) else self.ask
+
+
+@dataclass
+class _Slot(Generic[T]):
+    """The searches of one slot: those with a new question and those whose candidate waits, the next one first."""
+
+    asking: deque[_Lane[T]] = field(default_factory=deque)
+    waiting: deque[_Lane[T]] = field(default_factory=deque)
+    given: int = 0
 
 
 def run(
@@ -67,69 +77,88 @@ def run(
     state is bit-equal to the baseline's, so is the output, and the answer is "unchanged". A changed answer always
     comes from a whole forward. `done(n)` is called when n more searches have ended.
     """
-    return _Scheduler(subject, iter(searches), screen and subject.screens, done).run()
+    return _Scheduler(subject, list(searches), screen and subject.screens, done).run()
 
 
 class _Scheduler(Generic[T]):
-    """The batch as a row of lanes, each with a search of its own."""
+    """The batch as a row of slots, each with searches of its own.
+
+    A whole forward costs many screenings. So a candidate waits, and its slot goes on with another search, until every
+    slot has a candidate or nothing is left to screen. The slot with the most candidates decides how many whole
+    forwards there are, so none is given more than its share of the searches while the others keep busy.
+    """
 
     def __init__(
-        self, subject: Subject, searches: Iterator[Search[T]], screen: bool, done: Callable[[int], object]
+        self, subject: Subject, searches: list[Search[T]], screen: bool, done: Callable[[int], object]
     ) -> None:
         self.subject = subject
-        self.waiting = enumerate(searches)
+        self.coming = deque(enumerate(searches))
         self.screen = screen
         self.done = done
-        self.lanes: list[_Lane[T] | None] = [None] * subject.batch
+        self.slots: list[_Slot[T]] = [_Slot() for _ in range(subject.batch)]
+        self.share = math.ceil(len(searches) / subject.batch) if screen else len(searches)
         self.results: dict[int, T] = {}
 
     def run(self) -> list[T]:
-        for slot in range(len(self.lanes)):
-            self._refill(slot)
-        while active := {slot: lane for slot, lane in enumerate(self.lanes) if lane is not None}:
-            candidates = {slot: lane for slot, lane in active.items() if lane.candidate}
-            if self.screen and len(candidates) < _FILL * len(active):
-                self._screen({slot: lane for slot, lane in active.items() if not lane.candidate})
+        while True:
+            self._hand_out()
+            asking = {number: slot.asking[0] for number, slot in enumerate(self.slots) if slot.asking}
+            waiting = {number: slot.waiting[0] for number, slot in enumerate(self.slots) if slot.waiting}
+            if self.screen and asking and len(waiting) < len(self.slots):
+                self._screen(asking)
+            elif asking or waiting:
+                self._confirm(waiting or asking)
             else:
-                self._confirm(candidates if self.screen else active)
-        return [self.results[index] for index in sorted(self.results)]
+                return [self.results[index] for index in sorted(self.results)]
+
+    def _hand_out(self) -> None:
+        """Give every slot without a question its next search, up to its share."""
+        for slot in self.slots:
+            while self.coming and not slot.asking and slot.given < self.share:
+                self._start(slot)
+        busy = sum(bool(slot.asking) for slot in self.slots)
+        if self.coming and busy < _IDLE * len(self.slots):
+            self.share += 1
+            self._hand_out()
+
+    def _start(self, slot: _Slot[T]) -> None:
+        index, search = self.coming.popleft()
+        try:
+            slot.asking.append(_Lane(index, search, next(search)))
+            slot.given += 1
+        except StopIteration as end:
+            self._finish(index, end.value)
 
     def _screen(self, lanes: dict[int, _Lane[T]]) -> None:
         state = self.subject.first_blocks(self._batch(lanes))
         changed = rows_differ(state, self.subject.baseline_state).tolist()
-        for slot, lane in lanes.items():
-            lane.candidate = changed[slot] and not isinstance(lane.ask, Probe)
-            if not lane.candidate:
-                self._advance(slot, lane, Answer(changed[slot], None, slot))
+        for number, lane in lanes.items():
+            if changed[number] and not isinstance(lane.ask, Probe):
+                self.slots[number].waiting.append(self.slots[number].asking.popleft())
+            else:
+                self._advance(number, self.slots[number].asking, Answer(changed[number], None, number))
 
     def _confirm(self, lanes: dict[int, _Lane[T]]) -> None:
         output = self.subject.finite(self.subject.evaluate(self._batch(lanes)))
         changed = rows_differ(output, self.subject.baseline).tolist()
-        for slot, lane in lanes.items():
-            lane.candidate = False
-            self._advance(slot, lane, Answer(changed[slot], output[slot], slot))
+        for number in lanes:
+            slot = self.slots[number]
+            self._advance(number, slot.waiting or slot.asking, Answer(changed[number], output[number], number))
 
     def _batch(self, lanes: dict[int, _Lane[T]]) -> Tensor:
-        batch = self.subject.copies(len(self.lanes)).clone()
+        batch = self.subject.copies(len(self.slots))
         slots = torch.tensor(list(lanes), device=batch.device)
         batch[slots] = torch.stack([lane.x for lane in lanes.values()]).to(batch.device)
         return batch
 
-    def _advance(self, slot: int, lane: _Lane[T], answer: Answer) -> None:
+    def _advance(self, number: int, lanes: deque[_Lane[T]], answer: Answer) -> None:
+        """Answer the first of these lanes; its next question goes ahead of the searches that came after it."""
+        lane = lanes.popleft()
         try:
             lane.ask = lane.search.send(answer)
+            self.slots[number].asking.appendleft(lane)
         except StopIteration as end:
             self._finish(lane.index, end.value)
-            self._refill(slot)
-
-    def _refill(self, slot: int) -> None:
-        self.lanes[slot] = None
-        for index, search in self.waiting:
-            try:
-                self.lanes[slot] = _Lane(index, search, next(search))
-                return
-            except StopIteration as end:
-                self._finish(index, end.value)
 
     def _finish(self, index: int, value: T) -> None:
         self.results[index] = value

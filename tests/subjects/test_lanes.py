@@ -183,14 +183,40 @@ def threshold(X: Tensor) -> Tensor:
     return X.ge(at).float()
 
 
-def test_a_whole_forward_waits_until_three_of_four_lanes_need_it() -> None:
+def test_a_whole_forward_waits_until_every_slot_needs_it() -> None:
     subject = Toy(fn=threshold, first=threshold, batch=4)
-    # Steps 12, 4, 40, 8: the first candidate waits eight rounds, the last lane runs alone.
+    # Steps 12, 4, 40, 8: the first candidate waits 36 rounds.
     assert run(subject, (walk(i) for i in range(4))) == [12, 4, 40, 8]
-    assert [owners(X) for X in subject.wholes] == [[0, 1, -1, 3], [-1] * 4, [-1, -1, 2, -1]]
+    assert [owners(X) for X in subject.wholes] == [[0, 1, 2, 3], [-1] * 4]
     # A waiting candidate is not screened again: its slot holds x0 meanwhile.
     assert [owners(X)[1] for X in subject.stages[:12] if X.any()][:6] == [1, 1, 1, 1, -1, -1]
     assert subject.counter.screened == 4 * (40 + 1)
+
+
+def test_a_slot_goes_on_with_its_next_search_while_a_candidate_waits() -> None:
+    subject = Toy(fn=threshold, first=threshold, batch=4)
+    assert run(subject, (walk(i) for i in range(12))) == CHANGES
+    screened = [owners(X)[1] for X in subject.stages if X.any()]
+    assert screened[:8] == [1] * 4 + [4] * 4, "search 1 has its candidate, nobody ran it yet, and search 4 goes on"
+    assert len(subject.wholes) == 3 + 1, "twelve candidates fill three batches; the fourth is the baseline"
+    assert all(-1 not in owners(X) for X in subject.wholes if X.any())
+
+
+def test_no_slot_is_given_more_than_its_share() -> None:
+    """Else the slot of the quick searches had the most candidates, and each of them costs a batch."""
+    subject, seen = Toy(fn=threshold, first=threshold, batch=4), [[] for _ in range(12)]
+    run(subject, (walk(i, seen[i]) for i in range(12)))
+    slots = [answers[-1].slot for answers in seen]
+    assert [slots.count(slot) for slot in range(4)] == [3, 3, 3, 3]
+
+
+def test_idle_slots_take_over_the_share_of_a_slow_one() -> None:
+    subject, seen = Toy(fn=threshold, first=threshold, batch=8), []
+    slow, quick, last = 2, 1, walk(4, seen)  # 40 steps; 4 steps; 4 steps
+    searches = [walk(slow), *(walk(quick) for _ in range(14)), last]
+    assert run(subject, searches) == [40, *[4] * 14, 4]
+    assert seen[0].slot != 0, "slot 0 has a share of two, but it is busy with its first"
+    assert subject.counter.screened == 8 * (40 + 1)
 
 
 def test_a_first_stage_that_breaks_its_promise_hides_changes_which_is_why_it_must_be_proved() -> None:
@@ -237,7 +263,7 @@ def test_probes_and_questions_keep_their_slots_side_by_side() -> None:
     searches = [walk(0, asked[0]), probe(1, probed[0]), walk(2, asked[1]), probe(3, probed[1]), walk(4, asked[2])]
     assert run(subject, searches) == [12, BLOCK, 40, BLOCK, 4]
     assert all(len({answer.slot for answer in answers}) == 1 for answers in (*asked, *probed))
-    assert [answers[0].slot for answers in (*asked, *probed)] == [0, 2, 1, 1, 1]
+    assert [answers[0].slot for answers in (*asked, *probed)] == [0, 2, 2, 1, 0]
 
 
 # ---- slots and bits ----
