@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(given: dict[str, Any], rest: list[str]) -> int:
     """Run the installed suite in a pytest of its own, which reads no configuration file of the user's."""
-    resolve(lambda option: given.get(option.name), lambda _: None, Path.cwd())  # a typo costs no start of pytest
+    asked_for = resolve(lambda option: given.get(option.name), lambda _: None, Path.cwd())  # a typo costs no pytest
+    if asked_for.replay:
+        _readable(asked_for.replay)
     asked = {**given, "suite": True, "report": given["report"] or _REPORT}
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
     command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *rest]
@@ -58,6 +60,13 @@ def _run(given: dict[str, Any], rest: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return _STATUS.get(status, 3)
+
+
+def _readable(folder: Path) -> None:
+    """Refuse a damaged report before pytest starts, which has no exit status for it."""
+    from stabilitykit.report.read import read
+
+    read(folder)
 
 
 def _shown(given: dict[str, Any]) -> list[str]:

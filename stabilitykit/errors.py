@@ -31,3 +31,9 @@ class UnsupportedError(StabilityError):
     """A correct subject that this question cannot be asked of; the sentence names the reason."""
 
     verdict = "unsupported"
+
+
+class IncomparableError(StabilityError):
+    """Two things that cannot be held against each other: another model, another dimension, another setting."""
+
+    verdict = "incomparable"

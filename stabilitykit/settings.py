@@ -62,6 +62,7 @@ OPTIONS = (
     Option("load-arg", "argument for the model's loader, VALUE read as JSON if it is", "KEY=VALUE", kind="list"),
     Option("seed", "seed of everything drawn at random", "N", "0", "number"),
     Option("suite", "run the installed suite stability_tests; without other arguments, run it alone", kind="flag"),
+    Option("replay", "try the worst directions recorded in this report folder before any are drawn", "DIR"),
     Option("progress", "draw progress bars also where no terminal is seen", kind="flag"),
 )
 
@@ -83,6 +84,7 @@ class Settings:
     load_args: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     suite: bool = False
+    replay: Path | None = None
     progress: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class Settings:
             "prompts": list(self.prompts),
             "profile": self.profile.name,
             "report": None if self.report is None else str(self.report),
+            "replay": None if self.replay is None else str(self.replay),
             "limits": [str(limit) for limit in self.limits],
             "load_args": dict(self.load_args),
         }
@@ -129,6 +132,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         load_args=_load_args(raw["load-arg"]),
         seed=_seed(raw["seed"]),
         suite=bool(raw["suite"]),
+        replay=_folder("replay", roots["replay"], raw["replay"]),
         progress=bool(raw["progress"]),
     )
 
@@ -163,6 +167,12 @@ def _profile(value: str) -> Profile:
     if value not in PROFILES:
         raise UsageError(f"profile {value!r} is none of {', '.join(PROFILES)}")
     return PROFILES[value]
+
+
+def _folder(name: str, root: Path, value: str) -> Path | None:
+    if value and not (root / value / "run.json").is_file():
+        raise UsageError(f"{name} {value!r} holds no run.json; name a folder that a run wrote its report into")
+    return root / value if value else None
 
 
 def _seed(value: str | int) -> int:

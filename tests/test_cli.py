@@ -38,6 +38,23 @@ def test_what_cannot_be_meant_exits_2_with_one_sentence(capsys, words, sentence)
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "status", "sentence"),
+    [
+        (None, 2, "holds no run.json"),
+        ("{", 3, "cannot be read as a report"),
+        ('{"run": 1, "records": []}', 3, "schema"),
+    ],
+)
+def test_a_report_that_cannot_be_replayed_ends_before_pytest_starts(tmp_path, capsys, content, status, sentence):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content, encoding="utf-8")
+    assert cli.main(["run", f"--replay={tmp_path}"]) == status
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 3), (4, 2), (5, 2), (-9, 3), (77, 3)])
 def test_exit_codes_are_mapped(monkeypatch, theirs, ours):
     monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], theirs))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, suite
+from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, replay, suite
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
@@ -33,9 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and start to collect records."""
     options.declare_marker(config)
-    config.stash[options.SETTINGS] = options.read(config)
-    if config.stash[options.SETTINGS].suite:
+    settings = config.stash[options.SETTINGS] = options.read(config)
+    if settings.suite:
         suite.use(config)
+    if settings.replay:
+        config.stash[replay.REPLAY] = replay.opened(settings.replay)
     end = WorkerEnd if hasattr(config, "workerinput") else Collector
     config.pluginmanager.register(end(config), "stabilitykit.plugin.records")
 
@@ -87,11 +89,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Fail a test that leaves one of torch's global settings changed."""
-    if recorder.uses_stability(item):
-        yield from recorder.log_of(item).watch.around()
-    else:
+    """Fail a test that leaves one of torch's global settings changed, or whose search found what does not repeat."""
+    if not recorder.uses_stability(item):
+        return (yield)
+    with recorder.log_of(item).watch.around(), recorder.naming(item):
         yield
+        recorder.confirm(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -87,10 +87,10 @@ class Collector:
         """Print the table and the report's path; under -q the path alone."""
         lines: list[str] = []
         if self.texts and terminalreporter.verbosity >= 0:
-            from stabilitykit.report import table
+            from stabilitykit.report import replay_lines, table
 
             terminalreporter.section("stability")
-            lines += table(self.records())
+            lines += [*table(self.records()), *replay_lines(self.records())]
         lines += self.notes
         if self.index:
             lines.append(f"stability report: {self.index}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -13,6 +13,7 @@ from stabilitykit.errors import InvalidError, UnsupportedError
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.recorder import current
+from stabilitykit.plugin.replay import REPLAY
 
 if TYPE_CHECKING:
     from stabilitykit.measurements.base import Asked, Measurement
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from stabilitykit.results.result import Result
     from stabilitykit.settings import Settings
     from stabilitykit.subjects.subject import Subject
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 class Stability:
@@ -52,20 +55,40 @@ class Stability:
         from stabilitykit.measurements.measure import ask
         from stabilitykit.measurements.progress import progress_to
         from stabilitykit.plugin.judging import record_and_judge, unmeasured
+        from stabilitykit.subjects.measurable import Measurable
 
         log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
-        try:
+        subjects: Any = subject
+        if isinstance(subject, Iterable) and not isinstance(subject, Measurable):
+            subjects = list(subject)  # it may be asked more than once
+
+        def asking(one: Measurement[Any]) -> Result:
             with progress_to(stream(self._config)), self._sharing():
-                result = ask(measurement, subject)
+                return ask(one, subjects)
+
+        try:
+            result = asking(measurement)
         except InvalidError as error:
-            unmeasured(log, name, error)
+            unmeasured(log, measurement, name, error, asking)
             raise
         except UnsupportedError as error:
-            unmeasured(log, name, error)
+            unmeasured(log, measurement, name, error, asking)
             pytest.skip(str(error))
-        record_and_judge(log, measurement, result, name)
+        record_and_judge(log, measurement, result, name, asking)
         return result
+
+    def examples(self, check: str, dim: int, argument: str = "direction") -> Callable[[Test], Test]:
+        """Return a decorator for a test under `@given`: it first gets the worst directions that a former run recorded.
+
+        They are those of this test's check of that name in the folder of `--stability-replay`, and none without the
+        option. `dim` is the subject's number of coordinates, `argument` what the test calls its direction.
+        """
+        from stabilitykit.strategies import replaying
+
+        replay = self._config.stash.get(REPLAY, None)
+        recorded = replay.directions(current(self._config).check_id(check), dim) if replay else []
+        return replaying(recorded, argument)
 
     def subject(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -46,7 +47,8 @@ class Watch:
     def __init__(self) -> None:
         self._before: dict[str, object] | None = None
 
-    def around(self) -> Generator[None]:
+    @contextmanager
+    def around(self) -> Iterator[None]:
         """Run a test in between: a leak fails it, or is a note on what it failed with already."""
         self.start()
         try:

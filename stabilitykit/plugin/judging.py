@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from stabilitykit.errors import StabilityError
 from stabilitykit.plugin import suite
 from stabilitykit.plugin.merge import named
 from stabilitykit.plugin.options import SETTINGS, given
+from stabilitykit.plugin.recipes import trials
 from stabilitykit.plugin.recorder import TestLog, worker
+from stabilitykit.plugin.replay import REPLAY
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.results.limit import Bound, select
 from stabilitykit.results.record import Record
@@ -24,15 +26,27 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Measurement
 
 _FAILS = {"fail", "invalid"}
+_CHANGED = "A recorded direction, replayed in the same setting, gave other bits."
+
+Ask = Callable[["Measurement[Any]"], Result]
 
 
-def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result, name: str) -> None:
-    """File the result as check `name`, then hold it to its limits: StabilityFailure where one is broken."""
+def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result, name: str, ask: Ask) -> None:
+    """File the result as check `name`, then hold it to its limits: StabilityFailure where one is broken.
+
+    `ask` answers the question for another measurement of the same subjects.
+    """
     __tracebackhide__ = True
     gate, marked = _marker(log.item, measurement)
     required = dict(measurement.requires) if gate else {}
-    check_id = log.check_id(name)
-    log.file(_record(log, check_id, named(result), gate))
+    check_id, result = log.check_id(name), named(result)
+    tried = trials(measurement, result, ask)
+    replay = log.item.config.stash.get(REPLAY, None)
+    replays = replay.compared(measurement, result) if replay else ()
+    if any(one["promised"] and not one["same"] for one in replays) and result.verdict in ("pass", "measured"):
+        result = replace(result, verdict="differs", sentence=f"{result.sentence} {_CHANGED}")
+    record = Record(check_id, log.item.nodeid, result.verdict, result, gate=gate, worker=worker(), replays=replays)
+    log.file(record, tried)
     try:
         asked = select(log.item.config.stash[SETTINGS].limits, check_id, result.readings)
         _judge(log, check_id, result, gate, {**required, **marked, **asked})
@@ -41,14 +55,13 @@ def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result
         raise
 
 
-def unmeasured(log: TestLog, name: str, error: StabilityError) -> None:
+def unmeasured(log: TestLog, measurement: Measurement[Any], name: str, error: StabilityError, ask: Ask) -> None:
     """File a question that has no answer here, with the sentence that says why."""
     check_id = log.check_id(name)
-    log.file(Record(check_id, log.item.nodeid, error.verdict, message=str(error), worker=worker()))
-
-
-def _record(log: TestLog, check_id: str, result: Result, gate: bool) -> Record:
-    return Record(check_id, log.item.nodeid, result.verdict, result, gate=gate, worker=worker())
+    record = Record(check_id, log.item.nodeid, error.verdict, message=str(error), worker=worker())
+    log.file(record, trials(measurement, None, ask))
+    if error.verdict == "invalid":
+        log.judge(check_id, "invalid", str(error))
 
 
 def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from stabilitykit.plugin.recipes import joined
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.record import Record
 from stabilitykit.results.result import Result
@@ -20,10 +23,12 @@ def merge(first: Record, second: Record) -> Record:
         verdict=worse.verdict,
         message=second.message or first.message,
         examples=first.examples + second.examples,
+        replays=_latest(first.replays + second.replays),
     )
     if first.result is None or second.result is None:
-        return replace(merged, result=first.result or second.result)
-    return replace(merged, result=merge_results(first.result, second.result))
+        return replace(merged, result=first.result or second.result, recipes=first.recipes + second.recipes)
+    result = merge_results(first.result, second.result)
+    return replace(merged, result=result, recipes=joined(result, first, second))
 
 
 def merge_results(first: Result, second: Result) -> Result:
@@ -68,6 +73,11 @@ def _worst(reading: Reading, other: Reading | None) -> Reading:
     if other is None or reading.metric.better == "neither":
         return reading
     return other if other.badness > reading.badness else reading
+
+
+def _latest(replays: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+    """Return one comparison for each recorded direction, however often it was tried."""
+    return tuple({(one["check_id"], one["direction"]): one for one in replays}.values())
 
 
 def _severity(record: Record) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from stabilitykit.plugin import suite
 from stabilitykit.plugin.hygiene import Watch
 
 if TYPE_CHECKING:
+    from stabilitykit.plugin.recipes import Key, Trial
     from stabilitykit.results.record import Record
 
 CURRENT = pytest.StashKey[pytest.Item]()
@@ -32,6 +35,8 @@ class TestLog:
         self.item = item
         self.watch = Watch()
         self.records: dict[str, Record] = {}
+        self.trials: dict[str, dict[Key, Trial]] = {}
+        self._latest: Sequence[Trial] = ()
         self._sent: set[str] = set()
         self._last = ""
 
@@ -40,12 +45,18 @@ class TestLog:
         callspec = getattr(self.item, "callspec", None)
         return f"{name}[{callspec.id if callspec else self.item.name}]"
 
-    def file(self, record: Record) -> None:
-        """Add a record, merged with what this test has already measured of the same kind."""
+    def file(self, record: Record, trials: Sequence[Trial] = ()) -> None:
+        """Add a record, merged with what this test has already measured of the same kind; its directions are trials."""
         from stabilitykit.plugin.merge import merge
+        from stabilitykit.plugin.recipes import key
 
-        held = self.records.get(record.check_id)
-        self.records[record.check_id] = record if held is None else merge(held, record)
+        record = replace(record, recipes=tuple(trial.entry for trial in trials))
+        held, known = self.records.get(record.check_id), self.trials.setdefault(record.check_id, {})
+        self.records[record.check_id] = merged = record if held is None else merge(held, record)
+        known |= {key(trial.entry): trial for trial in trials}
+        needed = {key(entry) for entry in merged.recipes}
+        self.trials[record.check_id] = {name: trial for name, trial in known.items() if name in needed}
+        self._latest = [trial for trial in trials if trial.again]
         self._last = record.check_id
 
     def judge(self, check_id: str, verdict: str, message: str = "") -> None:
@@ -54,6 +65,20 @@ class TestLog:
         if record.verdict in ("fail", "invalid") and verdict not in ("fail", "invalid"):
             return
         self.records[check_id] = replace(record, verdict=verdict, message=message or record.message)
+        if verdict in ("fail", "invalid"):
+            self._mark(check_id)
+
+    def _mark(self, check_id: str) -> None:
+        """Keep the direction along which the failure was met."""
+        if self._latest and check_id == self._last:
+            from stabilitykit.plugin.recipes import failing, key
+
+            self.records[check_id] = failing(self.records[check_id], [trial.entry for trial in self._latest])
+            self.trials[check_id] |= {key(trial.entry): trial for trial in self._latest}
+
+    def met_along(self) -> list[str]:
+        """Return the line that says along which direction was measured last, if it was along one."""
+        return [trial.sentence for trial in self._latest]
 
     def blame(self, error: BaseException) -> None:
         """A test that failed on its own after measuring failed over what it measured last."""
@@ -61,13 +86,21 @@ class TestLog:
         check_id = self.check_id(measured) if measured else self._last
         check_id = check_id if check_id in self.records else self._last
         if self.records[check_id].verdict != "invalid":
-            self.judge(check_id, verdict_of(error), _said(error))
+            self.judge(check_id, verdict_of(error), "\n".join([_said(error), *self.met_along()]))
 
     def unsent(self) -> list[Record]:
-        """Return the records that no report has carried yet."""
-        found = [record for check_id, record in self.records.items() if check_id not in self._sent]
-        self._sent.update(record.check_id for record in found)
-        return found
+        """Return the records that no report has carried yet, with the bits of their recipes."""
+        waiting = [check_id for check_id in self.records if check_id not in self._sent]
+        self._sent.update(waiting)
+        return [self.whole(check_id) for check_id in waiting]
+
+    def whole(self, check_id: str) -> Record:
+        """Return a record with the bits of its recipes."""
+        if not self.records[check_id].recipes:
+            return self.records[check_id]
+        from stabilitykit.plugin.recipes import with_bits
+
+        return with_bits(self.records[check_id], self.trials[check_id])
 
 
 def log_of(item: pytest.Item) -> TestLog:
@@ -81,6 +114,26 @@ def current(config: pytest.Config) -> TestLog:
     if item is None:
         raise UsageError("stability measures inside a test; no test is running now")
     return log_of(item)
+
+
+@contextmanager
+def naming(item: pytest.Item) -> Iterator[None]:
+    """Add to a failure the direction that was measured last: it can be pasted into a test, or replayed."""
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as error:
+        for line in log_of(item).met_along():
+            error.add_note(line)
+        raise
+
+
+def confirm(item: pytest.Item) -> None:
+    """Measure the worst of a search once more."""
+    log = log_of(item)
+    if any(record.examples > 1 and record.recipes for record in log.records.values()):
+        from stabilitykit.plugin.confirm import confirm
+
+        confirm(log)
 
 
 def uses_stability(item: pytest.Item) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stabilitykit.report.replays import lines as replay_lines
 from stabilitykit.report.terminal import table
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run
 
-__all__ = ["table", "write"]
+__all__ = ["replay_lines", "table", "write"]
 
 
 def write(run: Run, records: Sequence[Record], directory: Path | str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from stabilitykit.errors import UsageError
 from stabilitykit.report.explanations import question
 from stabilitykit.report.figures import Figure, figures
+from stabilitykit.report.replays import sentence, worst_of
 from stabilitykit.report.rows import subject_fields
 from stabilitykit.report.text import shortened, shown
 from stabilitykit.report.verdicts import Verdict, verdict
@@ -128,6 +129,7 @@ def remarks(record: Record) -> Pairs:
                 f"{record.examples} were measured; each reading is the worst of them, and names where it was met",
             )
         )
+    said += [("Replayed", sentence(replay)) for replay in record.replays]
     if verdict(record.verdict).tone == "bad":
         said.append(("This usually means", "; or ".join(result.causes)))
     return [(title, shown(words).removeprefix("worst at ").replace("   ", "; ")) for title, words in said if words]
@@ -142,7 +144,8 @@ def details(record: Record, environment: Mapping[str, Any]) -> list[tuple[str, P
     fields = {key: value for key, value in subject_fields(result.subject).items() if key not in result.subject}
     execution = result.execution
     cost = {name: getattr(execution, name) for name in execution.__dataclass_fields__}
-    parts = (
+    parts: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("Worst directions", {entry["direction"]: worst_of(entry) for entry in record.recipes}),
         ("Parameters", result.parameters),
         ("Subject", {**result.subject, **fields}),
         ("Environment", own or {"throughout": "as described for the whole run, at the end of this page"}),

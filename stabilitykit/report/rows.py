@@ -40,6 +40,7 @@ READING_COLUMNS = (
     *("place", "examples", "seed", "worker"),
     *_WORK,
     "nodeid",
+    "recipe",
 )
 """Columns of results.csv, one row a reading."""
 
@@ -66,8 +67,12 @@ def readings_rows(run: Run, records: Sequence[Record]) -> list[Row]:
     for record in records:
         if record.result is not None:
             shared = _shared(run, record)
+            recipes = {entry["direction"]: entry["recipe"] for entry in record.recipes}
             rows += [
-                shared | _reading(name, reading, record.limits) for name, reading in record.result.readings.items()
+                shared
+                | _reading(name, reading, record.limits)
+                | {"recipe": recipes.get(reading.place.get("direction", ""))}
+                for name, reading in record.result.readings.items()
             ]
     return [{column: row.get(column) for column in READING_COLUMNS} for row in rows]
 

@@ -17,6 +17,12 @@ class Record:
     `check_id` is stable across machines and root directories: `batch_invariance[smollm2-float32]`. `result` is None
     where nothing was measured (unsupported, invalid, crash, skipped); `message` then says why in a sentence, and for a
     failed gate it is the failure's text. `examples` counts the measurements merged into it (Hypothesis draws).
+
+    `recipes` are the directions that the readings were worst along, the worst first, each a mapping of `direction` (its
+    name in every `place`), `recipe` (kind, data, dim, and `basis`, a digest, where it needs one), `digest` of its bits,
+    which are the row of the same number in the array `recipes`, `readings` along it, `worst_of` (names), `result` (a
+    digest of all that was found along it), `failing` (measured last before the test failed), and `confirmed` (measured
+    again from this record, with the same bits). `replays` says how directions of a former run compare with it.
     """
 
     check_id: str
@@ -28,6 +34,8 @@ class Record:
     gate: bool = False
     examples: int = 1
     worker: str = ""
+    recipes: tuple[Mapping[str, Any], ...] = ()
+    replays: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""
@@ -38,7 +46,8 @@ class Record:
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """Rebuild a record; raise UnreadableError for a result of another schema."""
         result = None if data["result"] is None else Result.from_dict(data["result"])
-        return replace(cls(**{**data, "result": None}), result=result)
+        listed = {name: tuple(from_plain(data.get(name, []))) for name in ("recipes", "replays")}
+        return replace(cls(**{**data, **listed, "result": None}), result=result)
 
 
 @dataclass(frozen=True)

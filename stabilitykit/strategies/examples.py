@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import HealthCheck, Phase, Verbosity, currently_in_test_context, example, seed, settings
 
 from stabilitykit.errors import UsageError
 from stabilitykit.profile import PROFILES, Profile
+from stabilitykit.strategies.recorded import Recorded
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -36,3 +37,19 @@ def settings_for(profile: Profile | str, number: int = 0) -> Callable[[Test], Te
         backend="hypothesis",
     )
     return lambda test: seed(number)(spelled(test))
+
+
+def replaying(recorded: Iterable[Recorded], argument: str = "direction") -> Callable[[Test], Test]:
+    """Return a decorator for a test under `@given`: before anything is drawn it gets these directions, one a time."""
+
+    def decorate(test: Test) -> Test:
+        for direction in reversed(list(recorded)):  # what is added last is tried first
+            test = example(**{argument: direction})(test)
+        return test
+
+    return decorate
+
+
+def planned() -> int:
+    """Return how many examples the Hypothesis test that calls this may draw; 1 outside of one."""
+    return settings().max_examples if currently_in_test_context() else 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -19,6 +19,8 @@ KINDS = ("axis", "subspace", "sparse", "sign", "gaussian")
 """From the simplest to the least simple: the order in which Hypothesis shrinks."""
 
 _TERMS = 12
+# What the integers of each kind look like: how many, or pairs of them.
+_COUNTS = {"axis": 2, "sign": 1, "gaussian": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,19 @@ class Direction:
         """Return this recipe with its basis: what a measurement can expand without knowing of one."""
         return Placed(self, basis)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-plain data: kind, data (pairs as lists) and dim."""
+        plain = [list(item) if isinstance(item, tuple) else item for item in self.data]
+        return {"kind": self.kind, "data": plain, "dim": self.dim}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Direction:
+        """Rebuild a recipe from `to_dict`; other keys are passed over. UsageError for what is not one."""
+        kind, items, dim = data.get("kind"), data.get("data"), data.get("dim")
+        if not (isinstance(kind, str) and isinstance(items, list) and _whole(dim) and _fits(kind, items)):
+            raise UsageError(f"{dict(data)} is not a direction; give kind, data and dim as to_dict writes them")
+        return cls(kind, tuple(tuple(item) if isinstance(item, list) else item for item in items), dim)
+
     def _coefficients(self) -> list[int]:
         if self.kind == "axis":
             return [self.data[1]]
@@ -109,6 +124,15 @@ class Placed:
         """Return the recipe's unit vector; a basis given here comes before its own."""
         return self.direction.expand(self.basis if basis is None else basis)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe's data; for a `subspace` also `basis`, the digest of the rows that it combines."""
+        plain = self.direction.to_dict()
+        if self.kind != "subspace" or self.basis is None:
+            return plain
+        from stabilitykit.numerics.digest import digest
+
+        return {**plain, "basis": digest(self.basis[: len(self.direction.data)].double())}
+
     def __repr__(self) -> str:
         """Return the recipe's repr."""
         return repr(self.direction)
@@ -117,6 +141,17 @@ class Placed:
 def gaussians(count: int, dim: int, seed: int = 0) -> tuple[Direction, ...]:
     """Return `count` gaussian directions; a larger count begins with the same ones, other seeds share none."""
     return tuple(Direction("gaussian", (seed * 2**32 + index,), dim) for index in range(count))
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _fits(kind: str, items: list[Any]) -> bool:
+    """Return whether these are the integers of a direction of this kind."""
+    if kind == "sparse":
+        return all(isinstance(item, list) and len(item) == 2 and all(map(_whole, item)) for item in items)
+    return all(map(_whole, items)) and len(items) == _COUNTS.get(kind, len(items))
 
 
 def _gaussian(seed: int, dim: int) -> list[int]:

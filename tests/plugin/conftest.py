@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,77 @@ TOY = FunctionSubject(lambda X: X, torch.zeros(3), name="toy")
 '''
 
 
+ALONG = '''
+from hypothesis import given
+from stabilitykit import strategies
+from stabilitykit.strategies import Direction
+
+DIM = 6
+SUBJECT = FunctionSubject(lambda X: X, torch.zeros(DIM), name="search")
+BASIS = torch.eye(DIM, dtype=torch.float64)[[4, 2]]
+
+
+@dataclass(frozen=True, eq=False)
+class Along(Measurement):
+    """Two readings along d that different directions are the worst of: |d_0|, and how many coordinates move."""
+
+    direction: object = None
+    metrics = (
+        Metric("first", "", "lower", "size of coordinate 0"),
+        Metric("filled", "coordinates", "lower", "coordinates that are not zero"),
+        Metric("seen", "", "neither", "coordinate 4"),
+    )
+    asked = []
+
+    def cost(self, subject):
+        return Cost()
+
+    def find(self, subject):
+        d = self.direction.expand()
+        Along.asked.append(repr(self.direction))
+        values = {"first": abs(float(d[0])), "filled": int((d != 0).sum()), "seen": float(d[4])}
+        return Finding(values, "along", arrays={"d": d.numpy()})
+
+
+class Forgetful(Along):
+    """Does not repeat: its answer grows with each question."""
+
+    metrics = (*Along.metrics, Metric("calls", "", "neither", "questions so far"))
+
+    def find(self, subject):
+        found = super().find(subject)
+        return Finding({**found.values, "calls": len(Along.asked)}, "along", arrays=found.arrays)
+
+
+LISTED = [
+    Direction("axis", (1, 1), DIM), Direction("axis", (0, -1), DIM),
+    Direction("sign", (0,), DIM), Direction("subspace", (3, 4), DIM),
+]
+
+
+def test_search(stability):
+    SEARCH
+
+
+def test_then():
+    print("ASKED", Along.asked)
+'''
+OF_A_LIST = """
+    for direction in LISTED:
+        stability.measure(Along(direction=direction.on(BASIS)), SUBJECT)
+"""
+OF_DRAWS = """
+    @stability.examples("along", DIM)
+    @strategies.settings_for("quick")
+    @given(direction=strategies.directions(DIM, BASIS))
+    def search(direction):
+        stability.measure(Along(direction=direction.on(BASIS)), SUBJECT)
+        assert True
+
+    search()
+"""
+
+
 class Inner:
     """An inner session: its outcome and what it reported."""
 
@@ -96,6 +168,12 @@ class Inner:
         return {record["check_id"]: record for record in found}
 
     @property
+    def asked(self) -> list[str]:
+        """The directions that the toys of a search were asked along, in order; needs -s."""
+        line = next(line for line in self.text.splitlines() if "ASKED [" in line)
+        return ast.literal_eval(line.split("ASKED ", 1)[1])
+
+    @property
     def verdicts(self) -> dict[str, str]:
         return {check_id: record["verdict"] for check_id, record in self.records.items()}
 
@@ -115,13 +193,25 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyfile(toys=TOYS)
 
-    def run(source: str, *options: str, apart: bool = False) -> Inner:
+    def run(source: str, *options: str, apart: bool = False, into: str = "out") -> Inner:
         pytester.makepyfile(test_inner="import pytest\nfrom toys import *\n\n" + source)
-        arguments = ("-p", "no:cacheprovider", "-p", "no:benchmark", "--stability-report=out", *options)
+        arguments = ("-p", "no:cacheprovider", "-p", "no:benchmark", f"--stability-report={into}", *options)
         runner = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
-        return Inner(runner(*arguments), pytester.path / "out")
+        return Inner(runner(*arguments), pytester.path / into)
 
     return run
+
+
+@pytest.fixture
+def listed() -> str:
+    """Return a test file with a search through four directions, on its own measurement."""
+    return ALONG.replace("    SEARCH\n", OF_A_LIST.strip("\n") + "\n")
+
+
+@pytest.fixture
+def drawn() -> str:
+    """Return a test file with a Hypothesis search, whose `assert True` holds for each draw."""
+    return ALONG.replace("    SEARCH\n", OF_DRAWS.strip("\n") + "\n")
 
 
 @pytest.fixture(params=["alone", "xdist"])
@@ -130,4 +220,4 @@ def either(request: pytest.FixtureRequest, inner: Callable[..., Inner]) -> Calla
     if request.param == "alone":
         return inner
     pytest.importorskip("xdist")
-    return lambda source, *options: inner(source, "-n", "2", *options, apart=True)
+    return lambda source, *options, into="out": inner(source, "-n", "2", *options, apart=True, into=into)
