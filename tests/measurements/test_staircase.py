@@ -91,6 +91,7 @@ def test_every_reading_of_planted_stairs_is_recovered(batch):
     assert (found["unexplained_changes"], found["exact"], found["held"]) == (0, 1, 0)
     assert result.verdict == "pass"
     assert result.arrays["output_jump"][1:].tolist() == [3.0 * (k % 5 == 0) for k in range(1, 18)]
+    assert [row["slope"] for row in rows[1:]] == [3 / FLOAT * (k % 5 == 0) for k in range(1, 18)]
     assert [row["output_distance"] for row in rows] == [3.0 * (k // 5) for k in range(18)]
     assert [row["input_distance"] for row in rows] == [k * FLOAT for k in range(18)]
     assert [row["changed"] for row in rows] == [k >= 5 for k in range(18)]
@@ -123,6 +124,11 @@ def test_islands_are_returns_to_the_baseline(batch):
     assert found["island_share"] == pytest.approx(6 / 17)
     assert found["jumps"] == 5 + 8  # at 3, 4, 9, 10, 11, and at each further float
     assert found["outputs"] == 1 + 2 + 9
+
+
+def test_the_last_island_may_be_where_the_stretch_ends():
+    found = values(asked(lambda X: (floats(X) == 3).float(), n=8, scales=())[0])
+    assert (found["islands"], found["island_share"]) == (1, 4 / 5)
 
 
 def test_a_flat_function_has_no_jumps_and_says_so():
@@ -166,16 +172,16 @@ def test_slots_that_round_differently_plant_no_jump(batch):
 
 
 def test_an_output_that_is_the_baseline_in_one_slot_only_is_not_named_so_in_another():
-    """Slot 0 is flat; slot 1 changes at every float: the shared tread is unchanged in one and changed in the other."""
+    """Slot 0 is flat, slot 1 changes at the tread they share: unchanged in the one and changed in the other."""
 
     def half_dead(X):
-        return floats(X) * torch.arange(len(X))[:, None]
+        return torch.floor(floats(X) / 3) * torch.arange(len(X))[:, None]
 
     result, rows = asked(half_dead, batch=2, n=6, scales=())
     assert [row["slot"] for row in rows] == [0, 0, 0, 0, 1, 1]
     assert [row["changed"] for row in rows] == [False] * 4 + [True] * 2
-    assert [row["jumped"] for row in rows] == [False] * 4 + [True] * 2
-    assert values(result)["outputs"] == 3
+    assert [row["jumped"] for row in rows] == [False] * 6
+    assert values(result)["outputs"] == 2
 
 
 # --- every output twice
@@ -242,6 +248,10 @@ def test_units_are_lengths_of_the_input(unit, length):
     start = 1e-6 / length
     rows = asked(lambda X: X, x0, start=start, n=3, unit=unit, scales=())[1]
     assert rows[0]["s_first"] == start * length
+    rows = asked(lambda X: X, x0, stop=start, unit=unit, scales=())[1]
+    assert rows[-1]["s_last"] == start * length
+    rows = asked(lambda X: X, x0, step=start, n=1, unit=unit, scales=())[1]
+    assert rows[-1]["s_first"] == start * length
 
 
 def test_the_last_finite_input_ends_the_stretch():
@@ -255,10 +265,11 @@ def test_the_last_finite_input_ends_the_stretch():
 # --- grids
 
 
+@pytest.mark.parametrize("start", [0.0, 33.3 * FLOAT])
 @pytest.mark.parametrize(("step", "exact"), [(FLOAT / 8, 1), (3 * FLOAT, 0)])
-def test_a_grid_groups_equal_inputs_and_knows_what_it_skips(step, exact):
-    result, rows = asked(stairs, step=step, n=100, unit="abs", batch=4, scales=())
-    grid = list(itertools.accumulate([0.0] + [step] * 100))
+def test_a_grid_groups_equal_inputs_and_knows_what_it_skips(step, exact, start):
+    result, rows = asked(stairs, start=start, step=step, n=100, unit="abs", batch=4, scales=())
+    grid = list(itertools.accumulate([start] + [step] * 100))
     groups = [list(group) for _, group in itertools.groupby(grid, lambda s: rounded(X0, AXIS, s)[0].item())]
     assert [(row["s_first"], row["s_last"]) for row in rows] == [(group[0], group[-1]) for group in groups]
     assert values(result)["exact"] == exact
@@ -375,7 +386,8 @@ def test_each_scale_is_compared_in_its_own_slot():
     result = measure(Staircase(AXIS, n=2, scales=tuple(10.0**-k for k in range(7, 1, -1))), planted(by_slot, batch=4))
     rows = [row for row in result.rows if row["part"] == "scale"]
     assert [row["slot"] for row in rows] == [0, 1, 2, 3, 0, 1]
-    assert all(row["slope"] < 2 for row in rows)
+    assert all(row["slope"] == row["output_jump"] / row["input_step"] for row in rows)
+    assert all(row["output_jump"] < 1 for row in rows)
     length = float(X0.double().norm())
     for row in rows:
         step = rounded(X0, AXIS, row["scale"] * length).double() - X0.double()
@@ -390,10 +402,10 @@ def test_the_largest_jump_is_set_against_the_noise_floor():
     """The output shows the batch size: 1, 2, 3 and 8 rows lie at most 7 x 0.25 apart."""
 
     def noisy(X):
-        return stairs(X) + 0.25 * len(X)
+        return stairs(X) + 4 * (floats(X) >= 10) + 0.25 * len(X)
 
     result, _ = asked(noisy, n=18, scales=())
-    assert result.readings["jump_over_noise"].value == pytest.approx(3 / 1.75)
+    assert result.readings["jump_over_noise"].value == pytest.approx(7 / 1.75)
     assert "batch" in result.noise
     assert asked(stairs, n=18, scales=())[0].readings["jump_over_noise"].value == math.inf
 
@@ -411,6 +423,14 @@ def test_zeros_are_held_so_that_the_list_stays_exact():
     assert "1 dense coordinate held" in result.sentence
 
 
+def test_what_is_dense_once_the_zeros_are_held_is_held_as_well():
+    """Three zeros that d moves far hide that the fourth coordinate passes 4096 floats while the last passes none."""
+    x0 = torch.tensor([0.0, 0.0, 0.0, 0.75 * 2.0**-22, 0.75])
+    result, rows = asked(lambda X: X, x0, direction=torch.tensor([1e4, 1e4, 1e4, 1.0, 1.0]), n=5, scales=())
+    assert (values(result)["held"], values(result)["exact"]) == (4, 1)
+    assert [row["input_distance"] for row in rows] == [k * FLOAT for k in range(5)]
+
+
 def test_zeros_that_are_sampled_or_all_there_is_make_no_exact_list():
     x0, d = torch.tensor([0.0, 0.75, -1.5]), torch.tensor([0.5, 1.0, 0.25])
     sampled, rows = asked(lambda X: X, x0, direction=d, n=9, dense="sample", scales=())
@@ -418,6 +438,8 @@ def test_zeros_that_are_sampled_or_all_there_is_make_no_exact_list():
     assert rows[1]["s_first"] < 1e-30
     grid, _ = asked(lambda X: X, x0, direction=d, step=1e-9, n=9, unit="abs", scales=())
     assert (values(grid)["held"], values(grid)["exact"], values(grid)["inputs"]) == (0, 0, 10)
+    dense_too, _ = asked(lambda X: X, x0, direction=d, step=2.0**-24, n=9, unit="abs", scales=())
+    assert (values(dense_too)["inputs"], values(dense_too)["exact"]) == (10, 0)
     only, _ = asked(lambda X: X, x0, direction=torch.tensor([1.0, 0, 0]), n=5, scales=())
     assert (values(only)["held"], values(only)["exact"], values(only)["inputs"]) == (0, 0, 5)
 
@@ -457,6 +479,7 @@ def test_a_models_stairs_are_those_of_one_call_each(tiny, path, batch):
     stated = Staircase("v1", n=20).cost(subject)
     assert result.execution.forwards <= stated.forwards
     assert result.execution.tangents <= stated.backwards + 60
+    assert stated.backwards == len(rows)
 
 
 # --- what cannot be asked
