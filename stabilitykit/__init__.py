@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
     from stabilitykit.subjects.kernel import Kernel as Kernel
     from stabilitykit.subjects.measurable import Measurable as Measurable
+    from stabilitykit.subjects.model_kernels import attention_kernels as attention_kernels
+    from stabilitykit.subjects.model_kernels import model_kernels as model_kernels
     from stabilitykit.subjects.models import LoadedModel as LoadedModel
     from stabilitykit.subjects.models import adopt as adopt
     from stabilitykit.subjects.models import load as load
@@ -58,6 +60,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "ModuleSubject",
     "FunctionSubject",
     "Kernel",
+    "model_kernels",
+    "attention_kernels",
     # the one verb, and the questions
     "measure",
     "Measurement",
@@ -111,6 +115,7 @@ _HOMES = {
     "subjects.causal_lm": ("CausalLMSubject",),
     "subjects.kernel": ("Kernel",),
     "subjects.measurable": ("Measurable",),
+    "subjects.model_kernels": ("attention_kernels", "model_kernels"),
     "subjects.models": ("LoadedModel", "adopt", "load"),
     "subjects.module_subject": ("ModuleSubject",),
     "subjects.precision": ("true_float64",),

@@ -31,15 +31,19 @@ Asked = TypeVar("Asked", bound=Measurable, default=Subject)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a measurement is expected to take, in rows, stated before the work starts."""
+    """What a measurement is expected to take, stated before the work starts: rows through the whole model.
+
+    `calls` is for what is no model, such as a kernel: its calls are no forwards.
+    """
 
     forwards: int = 0
     backwards: int = 0
     screened: int = 0
+    calls: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         """Add two costs."""
-        return Cost(self.forwards + other.forwards, self.backwards + other.backwards, self.screened + other.screened)
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

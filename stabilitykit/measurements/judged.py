@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.trials import Run, Trial, runs
 from stabilitykit.numerics.accuracy import Accuracy, accuracy
 from stabilitykit.numerics.bits import pattern, spacing
@@ -106,7 +107,9 @@ def judge(kernel: Kernel, trial: Trial) -> Iterator[Judged | None]:
 
 
 def beside_truth(trial: Trial, run: Run, output: Tensor) -> Judged:
-    """Return a run with its accuracy."""
+    """Return a run with its accuracy; UnsupportedError for a float64 output beside its own formula in float64."""
+    if output.dtype == torch.float64 and not trial.truth.given:
+        raise UnsupportedError("the kernel returns float64 and so does its own formula; give reference=, a better one")
     rows = slice(run.start, run.stop)
     return Judged(trial, run, output, accuracy(output, trial.truth.values[rows], trial.truth.moved[rows]))
 

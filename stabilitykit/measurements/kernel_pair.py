@@ -87,7 +87,7 @@ class KernelPair(Measurement[Kernel]):
 
     def cost(self, subject: Kernel) -> Cost:
         """Exact, in calls of both kernels and of the reference."""
-        return Cost(forwards=self._plan().count * (2 + trials.TRUTHS))
+        return Cost(calls=self._plan().count * (2 + trials.TRUTHS))
 
     def find(self, subject: Kernel) -> Finding:
         """Run both on everything, and judge both."""
@@ -179,8 +179,7 @@ class _Both:
 
 def _run_both(kernel: Kernel, other: Kernel, trial: Trial) -> _Both:
     outputs = [whole(one, trial) for one in (kernel, other)]
-    kernel.counter.forwards += 1  # what the other one did was done for this measurement too
-    kernel.counter.calls += 1
+    kernel.counter.calls += 1  # what the other one did was done for this measurement too
     a, b = (beside_truth(trial, Run("whole", "", y, 0, trial.batch), y) for y in outputs)
     return _Both(trial, a, b, difference(*outputs))
 

@@ -87,7 +87,7 @@ class KernelAccuracy(Measurement[Kernel]):
         """Exact, in calls of the kernel and of the reference."""
         batches = [subject.lengths(size).get(subject.batch_axis or "", 1) for size in self.shapes]
         others = sum(trials.calls(subject, batch) - 1 for batch in batches)
-        return Cost(forwards=len(self.draws) * others + self._plan().count * (1 + trials.TRUTHS))
+        return Cost(calls=len(self.draws) * others + self._plan().count * (1 + trials.TRUTHS))
 
     def find(self, subject: Kernel) -> Finding:
         """Run, judge, and keep the rows of all runs and the inputs of the worst."""

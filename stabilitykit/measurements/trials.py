@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.errors import UsageError
 from stabilitykit.numerics.accuracy import gap
 from stabilitykit.numerics.bits import format_of, nudge, ordered
 from stabilitykit.subjects.draws import Draw, name_of_draw, named
@@ -38,7 +38,9 @@ class Plan:
 
     def check(self) -> None:
         """Refuse what tries nothing."""
-        if isinstance(self.shapes, str | int) or not self.shapes:
+        if isinstance(self.shapes, str | int | Mapping):
+            raise UsageError(f"shapes={self.shapes!r} is no list; write shapes=[{self.shapes!r}]")
+        if not self.shapes:
             raise UsageError("shapes is empty; give at least one, such as shapes=[(8, 256)]")
         if isinstance(self.draws, str) or not self.draws:
             raise UsageError(f"draws={self.draws!r} draws nothing; give a list such as ['normal', 'wide']")
@@ -46,6 +48,8 @@ class Plan:
             named(draw, torch.float32)
         if self.tries < 1:
             raise UsageError(f"tries={self.tries} tries nothing; give at least 1")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} is negative; give 0 or more")
 
     @property
     def count(self) -> int:
@@ -53,9 +57,7 @@ class Plan:
         return len(self.shapes) * len(self.draws) * self.tries
 
     def trials(self, kernel: Kernel) -> Iterator[Trial]:
-        """Yield every trial; UnsupportedError where the kernel is float64 and nothing wider is given."""
-        if kernel.dtype == torch.float64 and self.reference is None:
-            raise UnsupportedError(f"{kernel.name} is float64 and so is the reference; give reference=, a better one")
+        """Yield every trial, its truth computed."""
         for size in self.shapes:
             for draw in self.draws:
                 for attempt in range(self.tries):
@@ -74,13 +76,15 @@ class Plan:
 class Truth:
     """The true result t (B, M) float64, and how far each row moves with its inputs.
 
-    `moved` (B,): by one ULP of their dtype; `noise` (B,): by one ULP of float64. `shape` is the result's own.
+    `moved` (B,): by one ULP of their dtype; `noise` (B,): by one ULP of float64. `shape` is the result's own; `given`
+    says that it comes from a reference and not from the kernel's own formula.
     """
 
     values: Tensor
     moved: Tensor
     noise: Tensor
     shape: tuple[int, ...]
+    given: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +120,7 @@ def true_result(kernel: Kernel, inputs: Sequence[Tensor], reference: Function | 
     patterns = [change([_nudged(x, random) for x in inputs]) for _ in range(PATTERNS)]
     wide = [x.double() if x.is_floating_point() else x for x in inputs]
     noise = change([_nudged(x, random) for x in wide])
-    return Truth(true, torch.stack(patterns).amax(dim=0), noise, tuple(result.shape))
+    return Truth(true, torch.stack(patterns).amax(dim=0), noise, tuple(result.shape), reference is not None)
 
 
 def runs(kernel: Kernel, trial: Trial) -> Iterator[Run]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stabilitykit.strategies.examples import planned as planned
     from stabilitykit.strategies.examples import replaying as replaying
     from stabilitykit.strategies.examples import settings_for as settings_for
-    from stabilitykit.strategies.shapes import shapes as shapes
+    from stabilitykit.strategies.sizes import shapes as shapes
 
 __all__ = ["Direction", "Recorded", "directions", "gaussians", "planned", "replaying", "settings_for", "shapes"]
 
@@ -26,7 +26,7 @@ _HOMES = {
     "planned": "examples",
     "replaying": "examples",
     "settings_for": "examples",
-    "shapes": "shapes",
+    "shapes": "sizes",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from stabilitykit.subjects.draws import Draw, mirrored, named, repeated
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.precision import true_float64
 from stabilitykit.subjects.signature import Signature, Size
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.models import LoadedModel
 
 Function = Callable[..., Tensor]
 Inputs = Callable[[dict[str, int], Callable[..., Tensor]], Sequence[Tensor]]
@@ -31,7 +34,8 @@ class Kernel(Measurable):
     in `dtype` on the CPU and moved to `device`; `inputs(sizes, numbers)` makes them otherwise, from `numbers(*shape)`.
 
     `exact` is the same function as it runs on float64 tensors on the CPU, by default `fn` itself. Each run gets tensors
-    of its own, so that a kernel may write to them. The counter counts calls: a kernel has no lanes.
+    of its own, so that a kernel may write to them. `loaded` is the model it is part of, if it is. The counter counts
+    calls: a kernel has no lanes.
     """
 
     made_by: ClassVar[str] = 'Kernel(fn, "bh->bh")'
@@ -48,8 +52,9 @@ class Kernel(Measurable):
         sizes: Mapping[str, int] | None = None,
         inputs: Inputs | None = None,
         exact: Function | None = None,
+        loaded: LoadedModel | None = None,
     ) -> None:
-        self.fn, self.exact, self.inputs = fn, exact or fn, inputs
+        self.fn, self.exact, self.inputs, self.loaded = fn, exact or fn, inputs, loaded
         self.signature = Signature.parse(signature)
         self.name = name or str(getattr(fn, "__name__", type(fn).__name__))
         self.dtype = _dtype(dtype)
@@ -84,6 +89,7 @@ class Kernel(Measurable):
             "sizes": dict(self.fixed),
             "dtype": name_of(self.dtype),
             "device": str(self.device),
+            **({"model": self.loaded.spec, "model_digest": self.loaded.digest} if self.loaded else {}),
         }
 
     def lengths(self, size: Size) -> dict[str, int]:
@@ -112,7 +118,7 @@ class Kernel(Measurable):
 
     def run(self, tensors: Sequence[Tensor]) -> Tensor:
         """Run the kernel on exactly these tensors, at their addresses; UsageError for an output of another shape."""
-        self._count()
+        self.counter.calls += 1
         with torch.no_grad():
             return self._checked(self.fn(*tensors), tensors)
 
@@ -138,7 +144,7 @@ class Kernel(Measurable):
 
         UnsupportedError where that cannot be run on float64, or where what it returns is narrower.
         """
-        self._count()
+        self.counter.calls += 1
         wide = [x.cpu().double() if x.is_floating_point() else x.cpu() for x in tensors]
         try:
             with true_float64(), torch.no_grad():
@@ -187,10 +193,6 @@ class Kernel(Measurable):
         if not fits:
             raise UsageError(f"{self.name} returned shape {tuple(output.shape)}, which {self.signature} does not allow")
         return output.detach()
-
-    def _count(self) -> None:
-        self.counter.forwards += 1
-        self.counter.calls += 1
 
 
 class _Twin:
