@@ -53,6 +53,27 @@ def test_flattened_rows_and_tokens_are_told_apart():
     assert torch.allclose(router.baseline[0], router.module.weight @ router.x0, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["mamba", "zamba2", "gpt_oss"])
+def test_modules_that_other_architectures_call_in_their_own_ways_are_isolated(family):
+    parent = sk.CausalLMSubject(sk.load(f"tiny:{family}"), PROMPT)
+    for name in (parent.anatomy.block_names[1], parent.anatomy.final_norm_name):
+        module = ModuleSubject(parent, name, batch=2)
+        slopes = module.in_float64().jvp(torch.eye(2, 64, dtype=torch.float64))
+        assert float((module.jvp(torch.eye(2, 64)) - slopes).norm() / slopes.norm()) < 1e-4
+
+
+def test_slots_may_be_given_different_bits():
+    """Planted: each slot's state leaves block 0 with a millionth of its own; block 1 is no less a function of it."""
+    loaded = sk.load("tiny")
+    handle = loaded.model.model.layers[0].register_forward_hook(
+        lambda _m, _a, state: state * (1 + 1e-6 * torch.arange(len(state))[:, None, None])
+    )
+    parent = sk.CausalLMSubject(loaded, PROMPT, batch=3)
+    module = ModuleSubject(parent, "model.layers.1", batch=3)
+    handle.remove()
+    assert bits_equal(module.baseline[0], ModuleSubject(parent, "model.layers.1", batch=3).baseline[0])
+
+
 def test_what_is_no_function_of_one_state_is_refused(parent):
     with pytest.raises(sk.UsageError, match="no module 'nowhere'"):
         ModuleSubject(parent, "nowhere")
