@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.spectrum import unit_vectors
+from stabilitykit.measurements.spectrum import cheaper_whole, leading
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.results.plain import to_plain
 from stabilitykit.subjects.environment import environment, numeric_key
@@ -36,11 +36,18 @@ class Recipe(Protocol):
         """Return the direction, (H,) float64."""
 
 
+class Singular(NamedTuple):
+    """Singular values (k,), largest first, and right singular vectors (k, H), both float64."""
+
+    sigma: Tensor
+    v: Tensor
+
+
 Directions = Tensor | str | Recipe | Sequence[str | Recipe]
 
 _NAME = re.compile(r"(-?)v([1-9][0-9]*)")
-_memory: dict[str, Tensor] = {}
-_of_functions: WeakKeyDictionary[object, dict[str, Tensor]] = WeakKeyDictionary()
+_memory: dict[str, Singular] = {}
+_of_functions: WeakKeyDictionary[object, dict[str, Singular]] = WeakKeyDictionary()
 _folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
 
 
@@ -91,11 +98,17 @@ def _label(direction: str | Recipe) -> str:
 
 
 def singular_vectors(subject: Subject, count: int) -> Tensor:
-    """Return the first `count` right singular vectors of the subject, (>= count, H) float64, signs fixed.
+    """Return the first `count` right singular vectors of the subject, (>= count, H) float64, signs fixed."""
+    return singular(subject, count).v
+
+
+def singular(subject: Subject, count: int) -> Singular:
+    """Return at least the first `count` singular values and right singular vectors of the subject, signs fixed.
 
     Computed once for a subject and numeric environment: kept in memory, and in the folder of `vectors_in` if one is
-    set, behind a lock. The batch shape does not change the map, so it is not part of the key. A subject without a
-    digest of its weights, such as a bare function, is known by the object alone, so it shares nothing.
+    set, behind a lock. Few vectors come from products, many from the dense Jacobian; both are kept, so that asking for
+    many does not move a last bit of the first. The batch shape does not change the map, so it is not part of the key.
+    A subject without a digest of its weights, such as a bare function, is known by the object alone and shares nothing.
     """
     H = subject.x0.numel()
     if count > H:
@@ -103,30 +116,37 @@ def singular_vectors(subject: Subject, count: int) -> Tensor:
     described = subject.describe()
     key, named = _key(subject, described), "model_digest" in described
     memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
-    if len(memory.get(key, ())) < count:
+    if cheaper_whole(subject, count):
+        key += "-all"
+    if key not in memory or len(memory[key].sigma) < count:
         memory[key] = _shared(key, subject, count) if named else _compute(subject, count)
     return memory[key]
 
 
-def _shared(key: str, subject: Subject, count: int) -> Tensor:
+def _shared(key: str, subject: Subject, count: int) -> Singular:
     folder = _folder.get()
     if folder is None:
         return _compute(subject, count)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npy"
+    path = folder / f"{key}.npz"
     with FileLock(f"{path}.lock"):
-        if path.exists() and len(vectors := torch.from_numpy(np.load(path, allow_pickle=False))) >= count:
-            return vectors
-        vectors = _compute(subject, count)
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, vectors.numpy(), allow_pickle=False)
+        if path.exists() and len((stored := _stored(path)).sigma) >= count:
+            return stored
+        found = _compute(subject, count)
+        partial = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez(partial, sigma=found.sigma.numpy(), v=found.v.numpy())
         partial.replace(path)
-        return vectors
+        return found
 
 
-def _compute(subject: Subject, count: int) -> Tensor:
-    several = max(count, min(5, subject.x0.numel(), subject.baseline.shape[1]))
-    return unit_vectors(subject, list(range(1, several + 1)))
+def _stored(path: Path) -> Singular:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Singular(torch.from_numpy(arrays["sigma"]), torch.from_numpy(arrays["v"]))
+
+
+def _compute(subject: Subject, count: int) -> Singular:
+    triplets = leading(subject, max(count, min(5, subject.x0.numel(), subject.baseline.shape[1])))
+    return Singular(triplets.sigma, triplets.v)
 
 
 def _key(subject: Subject, described: Mapping[str, Any]) -> str:

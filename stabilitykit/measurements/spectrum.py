@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.numerics import spectrum
@@ -122,8 +120,13 @@ def _sentence(triplets: Triplets) -> str:
     )
 
 
-def unit_vectors(subject: Subject, indices: list[int]) -> torch.Tensor:
-    """Return right singular vectors by 1-based index, (len(indices), H) float64, from as few products as give them."""
-    count = max(indices)
-    triplets = SingularSpectrum(k=count, max_products=max(60, 8 * count)).triplets(subject)
-    return triplets.v[torch.tensor([index - 1 for index in indices])]
+def leading(subject: Subject, count: int) -> Triplets:
+    """Return at least the first `count` triplets, from as few products as give them; all of them if `cheaper_whole`."""
+    k: int | Literal["all"] = "all" if cheaper_whole(subject, count) else count
+    return SingularSpectrum(k=k, max_products=max(60, 8 * count)).triplets(subject)
+
+
+def cheaper_whole(subject: Subject, count: int) -> bool:
+    """Whether the M reverse products of the dense J are fewer than the 4 to 8 for each of `count` vectors."""
+    outputs, inputs = subject.baseline.shape[1], subject.x0.numel()
+    return 4 * count > outputs and count <= min(outputs, inputs)

@@ -11,7 +11,7 @@ import torch
 from stabilitykit import strategies
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements import directions
-from stabilitykit.measurements.directions import resolve, singular_vectors, vectors_in
+from stabilitykit.measurements.directions import resolve, singular, singular_vectors, vectors_in
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import adopt, load
@@ -77,6 +77,32 @@ def test_more_vectors_than_stored_are_computed_again(loaded):
     torch.testing.assert_close(vectors @ vectors.T, torch.eye(len(vectors), dtype=torch.float64), rtol=0, atol=1e-9)
 
 
+def test_values_belong_to_their_vectors(loaded):
+    """Whoever computes |J v| finds the stored sigma, for few vectors and for all of them."""
+    subject = CausalLMSubject(loaded, IDS)
+    for count in (3, 64):
+        found = singular(subject, count)
+        gains = subject.jvp(found.v).double().norm(dim=1)
+        torch.testing.assert_close(found.sigma, gains, rtol=1e-4, atol=1e-5)
+        assert bool((found.sigma[:-1] >= found.sigma[1:]).all())
+    assert len(singular(subject, 64).v) == 64
+
+
+def test_all_vectors_come_from_the_dense_jacobian_once_and_leave_the_first_alone(loaded, tmp_path):
+    subject = CausalLMSubject(loaded, IDS)
+    with vectors_in(tmp_path):
+        first = singular_vectors(subject, 2)
+        spent = subject.counter.backwards
+        every = singular(subject, 64)
+        assert subject.counter.backwards == spent + 64
+        assert bits_equal(singular_vectors(subject, 2), first)
+        directions._memory.clear()
+        assert bits_equal(singular(subject, 40).v, every.v)
+        assert bits_equal(singular_vectors(subject, 2), first)
+        assert subject.counter.backwards == spent + 64
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
 def test_other_subjects_have_other_vectors(loaded):
     """Every difference that changes the map must change the key, the batch shape alone must not."""
     reference = CausalLMSubject(loaded, IDS)
@@ -135,8 +161,10 @@ def test_a_folder_keeps_vectors_for_the_next_worker(loaded, tmp_path):
     directions._memory.clear()
     assert bits_equal(singular_vectors(subject, 2), first)
     assert products(subject) > spent, "outside the folder they are computed again, to the same bits"
-    (file,) = (tmp_path / "vectors").glob("*.npy")
-    assert np.array_equal(np.load(file, allow_pickle=False), first.numpy())
+    (file,) = (tmp_path / "vectors").glob("*.npz")
+    with np.load(file, allow_pickle=False) as stored:
+        assert np.array_equal(stored["v"], first.numpy())
+        assert np.array_equal(stored["sigma"], singular(subject, 2).sigma.numpy())
 
 
 def test_a_folder_that_holds_too_few_is_written_anew(loaded, tmp_path):

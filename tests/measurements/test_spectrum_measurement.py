@@ -9,7 +9,7 @@ import torch
 import stabilitykit as sk
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.measure import measure
-from stabilitykit.measurements.spectrum import SingularSpectrum, unit_vectors
+from stabilitykit.measurements.spectrum import SingularSpectrum, cheaper_whole, leading
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
@@ -194,11 +194,16 @@ def test_products_and_the_dense_matrix_agree_on_a_model(family, path):
     assert top == pytest.approx(measure(SingularSpectrum(k="all"), subject).arrays["sigma"][:3], rel=1e-5)
 
 
-def test_unit_vectors_are_chosen_by_their_number():
+@pytest.mark.parametrize(("count", "found", "products"), [(3, 3, 20), (5, 5, 20), (6, 12, 20)])
+def test_leading_triplets_come_from_as_few_products_as_give_them(count, found, products):
+    """Twenty outputs: five vectors are a quarter of them, and from there on the dense matrix is not dearer."""
     subject, _, right = planted(PLANTED)
-    vectors = unit_vectors(subject, [3, 1])
-    overlap = (vectors * right[[2, 0]]).sum(dim=1).abs()
-    assert torch.allclose(overlap, torch.ones(2, dtype=torch.float64), atol=1e-4)
+    triplets = leading(subject, count)
+    assert len(triplets.sigma) == found
+    assert (triplets.products == products) == cheaper_whole(subject, count) == (count > 5)
+    overlap = (triplets.v[:count] * right[:count]).sum(dim=1).abs()
+    assert torch.allclose(overlap, torch.ones(count, dtype=torch.float64), atol=1e-4)
+    assert not cheaper_whole(subject, 13), "there are twelve; the error is that of the products"
 
 
 def test_both_primals_are_stored_with_the_result():
