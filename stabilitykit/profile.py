@@ -12,7 +12,9 @@ class Profile:
 
     `runs`: repetitions of one forward. `sizes`, `lengths`: batch sizes and prompt lengths in tokens.
     `directions`: random directions searched for their first change. `angles`: rays of a fan. `singular`: how many
-    singular values. `examples`: Hypothesis draws. `prompts`: how many prompts, None for all.
+    singular values. `examples`: Hypothesis draws. `prompts`: how many prompts, None for all. `gains`: directions along
+    which the gain is taken, an index past the last meaning the last; `smoothing`: noise draws that it is averaged over;
+    `noise`: draws of each kind of noise.
     """
 
     name: str
@@ -24,6 +26,9 @@ class Profile:
     singular: int | Literal["all"]
     examples: int
     prompts: int | None
+    gains: tuple[str, ...]
+    smoothing: int
+    noise: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -38,6 +43,9 @@ PROFILES = {
         singular=5,
         examples=10,
         prompts=1,
+        gains=("v1", "v2", "v5"),
+        smoothing=24,
+        noise=16,
     ),
     "standard": Profile(
         "standard",
@@ -49,6 +57,9 @@ PROFILES = {
         singular=16,
         examples=50,
         prompts=3,
+        gains=("v1", "v2", "v5", "v_middle", "v_last"),
+        smoothing=200,
+        noise=100,
     ),
     "paper": Profile(
         "paper",
@@ -60,5 +71,11 @@ PROFILES = {
         singular="all",
         examples=500,
         prompts=None,
+        gains=(
+            *("v1", "v2", "v3", "v4", "v5"),
+            *("v50", "v100", "v200", "v500", "v1000", "v2000", "v4000", "v_last"),
+        ),
+        smoothing=4000,
+        noise=1000,
     ),
 }

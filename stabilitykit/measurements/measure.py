@@ -9,7 +9,7 @@ from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Asked, Measurement
 from stabilitykit.measurements.progress import progress_to, terminal
 from stabilitykit.results.metric import Reading
-from stabilitykit.results.result import Execution, Result
+from stabilitykit.results.result import Execution, Result, Row
 from stabilitykit.subjects.measurable import Measurable
 
 
@@ -33,11 +33,15 @@ def ask(measurement: Measurement[Asked], subject: Asked | Iterable[Asked]) -> Re
     """As `measure`, with the bars where they are."""
     if isinstance(subject, Measurable) or not isinstance(subject, Iterable):
         return measurement.measure(subject)
-    return combine([measurement.measure(one) for one in subject])
+    results = [measurement.measure(one) for one in subject]
+    return combine(results, measurement.across(results) if len(results) > 1 else ())
 
 
-def combine(results: Sequence[Result]) -> Result:
-    """Return one result over several subjects of one measurement: worst readings, all rows, summed costs."""
+def combine(results: Sequence[Result], together: Sequence[Row] = ()) -> Result:
+    """Return one result over several subjects of one measurement: worst readings, all rows, summed costs.
+
+    `together` are rows about all of them, after the rest.
+    """
     if not results:
         raise UsageError("no subject was given; measure needs at least one")
     if len(results) == 1:
@@ -48,8 +52,9 @@ def combine(results: Sequence[Result]) -> Result:
         worst_verdict,
         sentence=f"Over {len(results)} subjects; the worst: {worst_verdict.sentence}",
         readings=_worst_readings(results, names),
-        rows=tuple(
-            {"subject": name, **row} for name, result in zip(names, results, strict=True) for row in result.rows
+        rows=(
+            *({"subject": name, **row} for name, result in zip(names, results, strict=True) for row in result.rows),
+            *together,
         ),
         arrays={
             f"{index:03d}/{key}": array for index, result in enumerate(results) for key, array in result.arrays.items()

@@ -1,0 +1,90 @@
+"""What rounding leaves of a step: its length, its direction, and the steps from which on it lets something through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from stabilitykit.numerics.bits import same_bits
+from stabilitykit.numerics.lattice import Lattice
+
+LOST = 0.99
+"""Alignment below which a rounded step no longer goes in its direction."""
+
+_LARGEST = float(np.finfo(np.float64).max)
+_PER_OCTAVE = 8
+"""Steps an octave of the search for the step from which on the direction is kept."""
+
+
+def step_columns(delta: Tensor, nominal: float, direction: Tensor) -> dict[str, Any]:
+    """Return what rounding left of a step of length `nominal` along a direction: delta (H,) is what was made of it."""
+    norm = float(delta.norm())
+    return {
+        "realised_norm": norm,
+        "realised_ratio": norm / nominal if nominal else math.nan,
+        "alignment": cosine(delta, direction.double().cpu()),
+        "coords_moved": int((delta != 0).sum()),
+    }
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Return the cosine of the angle of two float64 vectors, within [-1, 1]; nan for a zero."""
+    lengths = float(a.norm()) * float(b.norm())
+    return max(-1.0, min(1.0, float(a @ b) / lengths)) if lengths else math.nan
+
+
+def thresholds(lattice: Lattice) -> dict[str, Any]:
+    """Return the steps, as nominal lengths, at which rounding begins to let a step through."""
+    length = float(lattice.direction.double().norm())
+    can_move = int((lattice.direction != 0).sum())
+
+    def moved(s: float) -> int:
+        return int((~same_bits(lattice.at(s), lattice.x0)).sum())
+
+    anything = _first(lambda s: moved(s) > 0, 0.0, _LARGEST)
+    cell = next(lattice.cells(), None)
+    return {
+        "eps_first_move": length * (cell.first_changed if cell else anything),
+        "eps_first_move_any": length * anything,
+        "eps_half_moved": length * _first(lambda s: 2 * moved(s) >= can_move, 0.0, _LARGEST),
+        "eps_aligned": length * _aligned(lattice, anything),
+        "dense_coordinates": len(lattice.dense),
+    }
+
+
+def _aligned(lattice: Lattice, bottom: float) -> float:
+    """Return the step below which, as steps shrink, the alignment first falls under LOST; nan if it is never above."""
+    d = lattice.direction.double()
+
+    def kept(s: float) -> bool:
+        return cosine(lattice.at(s).double() - lattice.x0.double(), d) >= LOST
+
+    high = 4 * (float(lattice.x0.double().norm()) or 1.0) / float(d.norm())
+    if not kept(high):
+        return math.nan
+    while high > bottom:
+        low = high * 2 ** (-1 / _PER_OCTAVE)
+        if not kept(low):
+            return _first(kept, low, high)
+        high = low
+    return bottom
+
+
+def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return a float64 at which `holds`, while it does not at the one before: the first, where it stays true.
+
+    Bisection over the bits of non-negative numbers, from `low`, where it does not hold, to `high`, where it does; nan
+    if it does not there.
+    """
+    if not holds(high):
+        return math.nan
+    below, above = (int(np.float64(s).view(np.int64)) for s in (low, high))
+    while above - below > 1:
+        middle = (below + above) // 2
+        reached = holds(float(np.int64(middle).view(np.float64)))
+        below, above = (below, middle) if reached else (middle, above)
+    return float(np.int64(above).view(np.float64))
