@@ -21,13 +21,30 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Measurement as Measurement
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
+    from stabilitykit.measurements.chains import BlockGain as BlockGain
+    from stabilitykit.measurements.chains import MatmulChain as MatmulChain
+    from stabilitykit.measurements.chains import WeightGain as WeightGain
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
+    from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
+    from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.measure import measure as measure
+    from stabilitykit.measurements.noise_models import Constant as Constant
+    from stabilitykit.measurements.noise_models import Coordinate as Coordinate
+    from stabilitykit.measurements.noise_models import DtypeRoundTrip as DtypeRoundTrip
+    from stabilitykit.measurements.noise_models import Gaussian as Gaussian
+    from stabilitykit.measurements.noise_models import Perturbation as Perturbation
+    from stabilitykit.measurements.noise_models import RoundTrip as RoundTrip
+    from stabilitykit.measurements.noise_models import UlpNoise as UlpNoise
+    from stabilitykit.measurements.noise_models import Uniform as Uniform
+    from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
+    from stabilitykit.measurements.representability import Representability as Representability
+    from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
+    from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -74,7 +91,25 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "KernelPair",
     "FirstChange",
     "StabilityFan",
+    "Staircase",
+    "Rotation",
     "SingularSpectrum",
+    "MatmulChain",
+    "WeightGain",
+    "BlockGain",
+    "DirectionalGain",
+    "GainByDtype",
+    "Representability",
+    "NoiseTest",
+    # kinds of noise
+    "Perturbation",
+    "UlpNoise",
+    "Uniform",
+    "Gaussian",
+    "Constant",
+    "Coordinate",
+    "RoundTrip",
+    "DtypeRoundTrip",
     # what comes back
     "Result",
     "Reading",
@@ -100,12 +135,29 @@ _HOMES = {
     "errors": ("InvalidError", "StabilityError", "UnreadableError", "UnsupportedError", "UsageError"),
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
+    "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
+    "measurements.gain": ("DirectionalGain",),
+    "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.measure": ("measure",),
+    "measurements.noise_models": (
+        "Constant",
+        "Coordinate",
+        "DtypeRoundTrip",
+        "Gaussian",
+        "Perturbation",
+        "RoundTrip",
+        "UlpNoise",
+        "Uniform",
+    ),
+    "measurements.noise_test": ("NoiseTest",),
+    "measurements.representability": ("Representability",),
+    "measurements.rotation": ("Rotation",),
     "measurements.spectrum": ("SingularSpectrum",),
+    "measurements.staircase": ("Staircase",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),
