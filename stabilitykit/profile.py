@@ -14,7 +14,8 @@ class Profile:
     `directions`: random directions searched for their first change. `angles`: rays of a fan. `singular`: how many
     singular values. `examples`: Hypothesis draws. `prompts`: how many prompts, None for all. `gains`: directions along
     which the gain is taken, an index past the last meaning the last; `smoothing`: noise draws that it is averaged over;
-    `noise`: draws of each kind of noise.
+    `noise`: draws of each kind of noise. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
+    `chain`: depth and dim of a chain of matrices.
     """
 
     name: str
@@ -29,6 +30,9 @@ class Profile:
     gains: tuple[str, ...]
     smoothing: int
     noise: int
+    stairs: int
+    turns: int
+    chain: tuple[int, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -46,6 +50,9 @@ PROFILES = {
         gains=("v1", "v2", "v5"),
         smoothing=24,
         noise=16,
+        stairs=64,
+        turns=6,
+        chain=(12, 256),
     ),
     "standard": Profile(
         "standard",
@@ -60,6 +67,9 @@ PROFILES = {
         gains=("v1", "v2", "v5", "v_middle", "v_last"),
         smoothing=200,
         noise=100,
+        stairs=256,
+        turns=32,
+        chain=(12, 1024),
     ),
     "paper": Profile(
         "paper",
@@ -77,5 +87,8 @@ PROFILES = {
         ),
         smoothing=4000,
         noise=1000,
+        stairs=501,
+        turns=64,
+        chain=(12, 4096),
     ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import nn
 
 from stabilitykit.errors import UnsupportedError, UsageError
@@ -90,9 +91,12 @@ class MatmulChain(_Magnification[Chain]):
         super().__post_init__()
         self._recipe()
 
-    def subject(self, dtype: str = "float32", device: str = "cpu", batch: int = 1) -> Chain:
+    def subject(
+        self, dtype: str | torch.dtype = "float32", device: str | torch.device = "cpu", batch: int = 1
+    ) -> Chain:
         """Return the chain. Memory: depth * dim^2 numbers."""
-        return Chain(self._recipe(), dtype_named(dtype), device=device, batch=batch)
+        kind = dtype if isinstance(dtype, torch.dtype) else dtype_named(dtype)
+        return Chain(self._recipe(), kind, device=device, batch=batch)
 
     def block(self, subject: Chain) -> tuple[Subject, Mapping[str, Any]]:
         """Return the chain itself, if it is the one that the parameters describe."""
@@ -140,7 +144,8 @@ class WeightGain(_ModuleMagnification):
     `weight` names the module that holds it ("model.layers.0.self_attn.q_proj", with or without ".weight"), by default
     the first in block 0; its input is what it is given for the prompt's last token, after the norm before it. Rows and
     readings as in MatmulChain; for a plain matrix `plateau_over_norm` is at most 1 and the tenth of rounding that the
-    plateau admits. UsageError for a module without a matrix. Cost: a forward of the prompt for each batch shape; the rest is the matrix alone.
+    plateau admits. UsageError for a module without a matrix. Cost: a forward of the prompt for each batch shape; the
+    rest is the matrix alone.
     Source: the study's 10.4, which fed it a raw embedding.
     """
 

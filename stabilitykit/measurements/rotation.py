@@ -35,9 +35,10 @@ class Rotation(Measurement):
 
     Circular shifts keep the length of d and move its entries to other coordinates, so the counts tell whether the few
     changed coordinates belong to the input (its floats are finer there) or to the direction (it is larger there).
-    `shifts`: 0, step, 2 step, ... below H, or given. `magnitude` e and `gaps` g are lengths in `unit`: "ulp" (median
-    spacing of x0), "rel" (|x0|) or "abs". For each turn and gap: coordinates changed in the rounded input, in the state
-    after block 0 (last token) and in the output, both sides of a pair in one slot; a pair of equal inputs is not run.
+    `shifts`: so many, spread evenly over the H places, or given ones; with a `step` 0, step, 2 step, ... `magnitude` e
+    and `gaps` g are lengths in `unit`: "ulp" (median spacing of x0), "rel" (|x0|) or "abs". For each turn and gap:
+    coordinates changed in the rounded input, in the state after block 0 (last token) and in the output, both sides of
+    a pair in one slot; a pair of equal inputs is not run.
     `controls` of each kind beside them: entries permuted, signs flipped, random unit vectors.
 
     `agreement`: share of pairs whose changed input coordinates are those that rounding predicts without the model,
@@ -49,12 +50,12 @@ class Rotation(Measurement):
     """
 
     direction: Directions = "v1"
-    step: int = 64
-    shifts: tuple[int, ...] | None = None
+    shifts: int | tuple[int, ...] = 16
+    step: int | None = None
     magnitude: float = 2000.0
     gaps: tuple[float, ...] = (0.01, 0.1, 0.2, 0.5, 1.0)
     unit: str = "ulp"
-    controls: int = 3
+    controls: int = 2
     seed: int = 0
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -89,14 +90,15 @@ class Rotation(Measurement):
     def study(cls, direction: Directions = "v1") -> Rotation:
         """Return the study's own question: absolute steps, 1.000363e-6 and 1, 10, 20, 50 and 100 times 6e-14 more."""
         gaps = tuple(jump * STUDY_STEP for jump in (1, 10, 20, 50, 100))
-        return cls(direction, magnitude=STUDY_START, gaps=gaps, unit="abs")
+        return cls(direction, step=64, magnitude=STUDY_START, gaps=gaps, unit="abs")
 
     def __post_init__(self) -> None:
         """Refuse turns and steps that are none."""
         check_unit(self.unit)
-        if self.shifts is not None and (not self.shifts or not all(isinstance(n, int) for n in self.shifts)):
-            raise UsageError(f"shifts={self.shifts!r}: give whole numbers of places, at least one")
-        if not isinstance(self.step, int) or self.step < 1:
+        counted = isinstance(self.shifts, int) and self.shifts > 0
+        if not counted and not (isinstance(self.shifts, tuple) and _whole(self.shifts)):
+            raise UsageError(f"shifts={self.shifts!r}: give how many, or whole numbers of places, at least one")
+        if self.step is not None and (not isinstance(self.step, int) or self.step < 1):
             raise UsageError(f"step={self.step!r} is no number of places; give at least 1")
         if not 0 <= self.magnitude < math.inf:
             raise UsageError(f"magnitude={self.magnitude!r} is no length; give a finite number, at least 0")
@@ -141,7 +143,17 @@ class Rotation(Measurement):
         )
 
     def _shifts(self, subject: Subject) -> Sequence[int]:
-        return range(0, subject.x0.numel(), self.step) if self.shifts is None else self.shifts
+        H = subject.x0.numel()
+        if self.step is not None:
+            return range(0, H, self.step)
+        if not isinstance(self.shifts, int):
+            return self.shifts
+        count = min(self.shifts, H)
+        return [number * H // count for number in range(count)]
+
+
+def _whole(numbers: Sequence[Any]) -> bool:
+    return len(numbers) > 0 and all(isinstance(number, int) for number in numbers)
 
 
 def _rows(
@@ -232,7 +244,9 @@ def _readings(
 def _largest(rows: Sequence[Row], column: str, name: str = "") -> Reading:
     """Return the largest value of a column as a reading with its shift and gap; nan only where there is no number."""
     row = max(rows, key=lambda row: -math.inf if math.isnan(row[column]) else row[column])
-    return Reading(_METRICS[name or column], row[column], place={"shift": str(row["shift"]), "gap": repr(row["gap"])})
+    return Reading(
+        _METRICS[name or column], row[column], place={"shift": str(row["shift"]), "gap": f"{row['gap']:.6g}"}
+    )
 
 
 def _median(rows: Sequence[Row], column: str) -> float:
@@ -247,8 +261,8 @@ def _sentence(rows: Sequence[Row], values: Mapping[str, float | Reading]) -> str
     if not math.isfinite(here):
         return f"{begin}; too few changed to say where they gather."
     return (
-        f"{begin}. The changes gather at coordinates of the input by {here:.2g} and at entries of the direction by "
-        f"{there:.2g}, where 0 is chance and 1 a single place."
+        f"{begin}. Their concentration is {here:.2g} at coordinates of the input and {there:.2g} at entries of the "
+        "direction, where 0 is chance and 1 a single place."
     )
 
 

@@ -27,6 +27,10 @@ def suite(profile, loaded):
         (sk.FirstChange(direction=rays), decode),
         (sk.StabilityFan(angles=profile.angles), decode),
         (sk.SingularSpectrum(k=profile.singular), prefill),
+        (sk.Staircase(n=profile.stairs), decode),
+        (sk.Rotation(shifts=profile.turns), decode),
+        (sk.WeightGain(), prefill),
+        (sk.BlockGain(), prefill),
     ]
 
 

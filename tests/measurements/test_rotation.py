@@ -81,7 +81,7 @@ def test_counts_at_all_three_sites_and_their_gaps_are_the_planted_ones():
     assert (found["changed_input_max"], found["changed_input_median"]) == (8, 1)
     assert (found["changed_block0_max"], found["changed_block0_median"]) == (8, 2)
     assert (found["changed_output_max"], found["changed_output_median"]) == (5, 5)
-    assert result.readings["changed_input_max"].place == {"shift": "0", "gap": repr(ULP)}
+    assert result.readings["changed_input_max"].place == {"shift": "0", "gap": f"{ULP:.6g}"}
     assert result.arrays["histogram_block0"].tolist() == [H] * 8
     assert result.arrays["histogram_output"].tolist() == [H] * 5
     assert found["concentration_output"] == pytest.approx(0, abs=1e-12)
@@ -187,7 +187,7 @@ def test_radius_gain_and_jump_are_those_of_numpy():
         assert row["lattice_radius"] == pytest.approx(nearest, rel=1e-6)
     place = max(jumps, key=jumps.__getitem__)
     assert result.readings["output_jump"].value == pytest.approx(jumps[place], rel=1e-6)
-    assert result.readings["output_jump"].place == {"shift": str(place[0]), "gap": repr(place[1])}
+    assert result.readings["output_jump"].place == {"shift": str(place[0]), "gap": f"{place[1]:.6g}"}
     assert result.readings["lattice_radius"].value == min(row["lattice_radius"] for row in result.rows)
 
 
@@ -198,6 +198,19 @@ def test_the_jump_is_set_against_the_noise_floor():
     assert jump == math.sqrt(H) * ULP
     assert result.readings["jump_over_noise"].value == pytest.approx(jump / noise)
     assert "batch" in result.noise
+
+
+@pytest.mark.parametrize(
+    ("how", "turned"),
+    [
+        ({"shifts": 3}, [0, 2, 5]),
+        ({"shifts": 99}, list(ALL)),
+        ({"step": 3}, [0, 3, 6]),
+        ({"shifts": (1, -2)}, [1, -2]),
+    ],
+)
+def test_shifts_are_spread_counted_or_given(how, turned):
+    assert [row["shift"] for row in asked(identity, **({"shifts": 16} | how)).rows] == turned
 
 
 # --- controls
@@ -295,6 +308,8 @@ def test_a_models_changes_are_those_of_one_call_each(path, batch):
     ("how", "says"),
     [
         ({"shifts": ()}, "at least one"),
+        ({"shifts": 0}, "shifts=0"),
+        ({"shifts": 1.5}, "shifts=1.5"),
         ({"shifts": (1.5,)}, "whole numbers"),
         ({"step": 0}, "step=0"),
         ({"magnitude": -1.0}, "magnitude=-1.0"),

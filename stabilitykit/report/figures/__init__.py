@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from stabilitykit.report.figures import batches, changes, fan, spectrum
+from stabilitykit.report.figures import batches, chains, changes, fan, kernels, rotation, spectrum, staircase
 from stabilitykit.report.figures.figure import Figure
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "SingularSpectrum": spectrum.draw,
     "BatchInvariance": batches.draw,
     "FirstChange": changes.draw,
+    "Staircase": staircase.draw,
+    "Rotation": rotation.draw,
+    "MatmulChain": chains.draw,
+    "WeightGain": chains.draw,
+    "BlockGain": chains.draw,
+    "KernelAccuracy": kernels.draw,
+    "KernelPair": kernels.draw_pair,
 }
 
 

@@ -65,9 +65,12 @@ def axis(title: str, **parts: Any) -> dict[str, Any]:
 
 
 def log_axis(title: str, values: Sequence[float | None], **parts: Any) -> dict[str, Any]:
-    """Return a logarithmic axis around the positive values, at least half a decade wide, whole decades named."""
+    """Return a logarithmic axis around the positive values, at least half a decade wide, whole decades named.
+
+    Of many decades every second or third is named, so that the names fit a narrow page.
+    """
     low, high = decades(values)
-    ticks = {"dtick": 1} if high - low > 1.5 else {"dtick": "D2", "tickformat": "~g"}
+    ticks = {"dtick": math.ceil((high - low) / 6)} if high - low > 1.5 else {"dtick": "D2", "tickformat": "~g"}
     return axis(title, type="log", range=[low, high], **{**ticks, **parts})
 
 
