@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import StabilityError, UsageError
 from stabilitykit.numerics.accuracy import gap
 from stabilitykit.numerics.bits import format_of, nudge, ordered
 from stabilitykit.subjects.draws import Draw, name_of_draw, named
@@ -167,7 +167,7 @@ def _laid_out(kernel: Kernel, inputs: Sequence[Tensor], name: str) -> Tensor | N
     placed = [LAYOUTS[name](x) for x in kernel.on_device(inputs)]
     try:
         return kernel.by_row(kernel.run(placed)).cpu()
-    except UsageError:
+    except StabilityError:
         raise
     except Exception:  # whatever a kernel raises about a layout, refusing is right and guessing would be wrong
         return None
