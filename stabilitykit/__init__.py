@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
+    from stabilitykit.measurements.fate import Fate as Fate
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
+    from stabilitykit.measurements.layer_profile import LayerProfile as LayerProfile
     from stabilitykit.measurements.measure import measure as measure
+    from stabilitykit.measurements.module_spectrum import ModuleSpectrum as ModuleSpectrum
     from stabilitykit.measurements.noise_models import Constant as Constant
     from stabilitykit.measurements.noise_models import Coordinate as Coordinate
     from stabilitykit.measurements.noise_models import DtypeRoundTrip as DtypeRoundTrip
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
+    from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -94,6 +98,10 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Staircase",
     "Rotation",
     "SingularSpectrum",
+    "LayerProfile",
+    "SubmoduleProfile",
+    "ModuleSpectrum",
+    "Fate",
     "MatmulChain",
     "WeightGain",
     "BlockGain",
@@ -138,11 +146,14 @@ _HOMES = {
     "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
+    "measurements.fate": ("Fate",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
+    "measurements.layer_profile": ("LayerProfile",),
     "measurements.measure": ("measure",),
+    "measurements.module_spectrum": ("ModuleSpectrum",),
     "measurements.noise_models": (
         "Constant",
         "Coordinate",
@@ -158,6 +169,7 @@ _HOMES = {
     "measurements.rotation": ("Rotation",),
     "measurements.spectrum": ("SingularSpectrum",),
     "measurements.staircase": ("Staircase",),
+    "measurements.submodule_profile": ("SubmoduleProfile",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),

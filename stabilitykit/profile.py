@@ -14,8 +14,10 @@ class Profile:
     `directions`: random directions searched for their first change. `angles`: rays of a fan. `singular`: how many
     singular values. `examples`: Hypothesis draws. `prompts`: how many prompts, None for all. `gains`: directions along
     which the gain is taken, an index past the last meaning the last; `smoothing`: noise draws that it is averaged over;
-    `noise`: draws of each kind of noise. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
-    `chain`: depth and dim of a chain of matrices.
+    `noise`: draws of each kind of noise. `epsilons`: steps, relative to |x0|, followed from block to block; `opened`: how
+    many blocks are taken apart, None for all; `fates`: rays, and changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
+    `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
+    kind.
     """
 
     name: str
@@ -30,9 +32,14 @@ class Profile:
     gains: tuple[str, ...]
     smoothing: int
     noise: int
+    epsilons: tuple[float, ...]
+    opened: int | None
+    fates: tuple[int, int]
     stairs: int
     turns: int
     chain: tuple[int, int]
+    rows: tuple[int, ...]
+    tries: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -50,9 +57,14 @@ PROFILES = {
         gains=("v1", "v2", "v5"),
         smoothing=24,
         noise=16,
+        epsilons=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4),
+        opened=2,
+        fates=(16, 16),
         stairs=64,
         turns=6,
         chain=(12, 256),
+        rows=(1, 2, 8),
+        tries=1,
     ),
     "standard": Profile(
         "standard",
@@ -67,9 +79,14 @@ PROFILES = {
         gains=("v1", "v2", "v5", "v_middle", "v_last"),
         smoothing=200,
         noise=100,
+        epsilons=(1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
+        opened=4,
+        fates=(64, 32),
         stairs=256,
         turns=32,
         chain=(12, 1024),
+        rows=(1, 2, 3, 8, 16, 64),
+        tries=4,
     ),
     "paper": Profile(
         "paper",
@@ -87,8 +104,13 @@ PROFILES = {
         ),
         smoothing=4000,
         noise=1000,
+        epsilons=tuple(10.0 ** (half / 2) for half in range(-22, -1)),
+        opened=None,
+        fates=(256, 64),
         stairs=501,
         turns=64,
         chain=(12, 4096),
+        rows=(1, 2, 3, 4, 7, 8, 15, 16, 33, 64, 128),
+        tries=16,
     ),
 }

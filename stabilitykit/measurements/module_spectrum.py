@@ -13,7 +13,7 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.chain_bound import ChainBound, chain_bound
 from stabilitykit.measurements.directions import singular_vectors
-from stabilitykit.measurements.part_rows import Row, attributed, refused, row
+from stabilitykit.measurements.part_rows import Row, attributed, refused, spectrum_row
 from stabilitykit.measurements.parts import Course, Linear, Part, children, follow, inside, relative
 from stabilitykit.measurements.progress import bar
 from stabilitykit.measurements.submodule_profile import block_number, with_modules
@@ -112,7 +112,7 @@ class ModuleSpectrum(Measurement):
         rows, linear = [], Linear(asked)
         with bar(len(parts), "module spectrum", "part") as progress:
             for part in parts:
-                rows.append(row(part, linear, course, self.tolerance, self.max_products))
+                rows.append(spectrum_row(part, linear, course, self.tolerance, self.max_products))
                 progress.update()
         sigmas = {row["module"]: row["sigma_1"] for row in rows if not math.isnan(row["sigma_1"])}
         chain = chain_bound(asked, linear, sigmas, v1)

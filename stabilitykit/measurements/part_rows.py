@@ -17,7 +17,7 @@ from stabilitykit.subjects.causal_lm import CausalLMSubject
 Row = dict[str, Any]
 
 
-def row(part: Part, linear: Linear, course: Course | None, tolerance: float, most: int) -> Row:
+def spectrum_row(part: Part, linear: Linear, course: Course | None, tolerance: float, most: int) -> Row:
     """Return the spectrum of one part and what the followed change makes of it; a reason where there is none."""
     told = _blank(part)
     try:
