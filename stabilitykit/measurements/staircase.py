@@ -153,7 +153,7 @@ class Staircase(Measurement):
         }
         return Finding(
             values,
-            _sentence(steps, values),
+            _sentence(steps, values, self.scales),
             verdict="differs" if climbed.unexplained else "pass",
             rows=(*steps, *scan),
             arrays={
@@ -249,20 +249,28 @@ def _median(values: Sequence[float]) -> float:
     return float(np.median(values)) if values else math.nan
 
 
-def _sentence(steps: Sequence[Row], values: Mapping[str, float | Reading]) -> str:
+def _sentence(steps: Sequence[Row], values: Mapping[str, float | Reading], scales: Sequence[float]) -> str:
     found = {name: value.value if isinstance(value, Reading) else value for name, value in values.items()}
     stretch = f"From s = {steps[0]['s_first']:.6g} to {steps[-1]['s_last']:.6g} the rounded input takes "
     stretch += f"{len(steps)} distinct value{'s'[: len(steps) > 1]}"
     stretch += f" ({found['held']:.0f} dense coordinate{'s'[: found['held'] > 1]} held)" if found["held"] else ""
     if not found["jumps"]:
-        return f"{stretch} and the output does not change between them.{_shaken(found)}"
+        return f"{stretch} and the output does not change between them.{_agreed(found, scales)}{_shaken(found)}"
     times = f"{found['jumps']:.0f} time{'s'[: found['jumps'] > 1]}"
     smooth = found["jump_over_smooth"]
     calculus = f", {smooth:.3g} times as far as the derivative predicts" if math.isfinite(smooth) else ""
-    joined = found["crossover_scale"]
-    agreed = f" A single step follows the derivative from {joined:.2g} |x0| on." if math.isfinite(joined) else ""
+    agreed = _agreed(found, scales)
     jumps = f"the output jumps {times}, by {found['jump_median']:.3g} in the median{calculus}"
     return f"{stretch} and {jumps}.{agreed}{_shaken(found)}"
+
+
+def _agreed(found: Mapping[str, float], scales: Sequence[float]) -> str:
+    joined = found["crossover_scale"]
+    if math.isfinite(joined):
+        return f" A single step follows the derivative from {joined:.2g} |x0| on."
+    if not scales or math.isnan(found["gain"]):
+        return ""
+    return f" No single step up to {scales[-1]:.2g} |x0| follows the derivative for long."
 
 
 def _shaken(found: Mapping[str, float]) -> str:

@@ -96,6 +96,9 @@ GLOSSARY = {
     "difference two numbers of that size can have.",
     "scaled ULP": "A difference in units of the gap at the largest number of the output, so that noise in a number "
     "near zero does not count as huge.",
+    "excess": "The error of a kernel over what rounding its result, or one ULP of its inputs, would cause as well. Up "
+    "to 1 nothing can be held against it; sums of many terms reach some tens; a narrow accumulator thousands.",
+    "correctly rounded": "Equal to the true result, rounded once to the dtype: no better result exists in it.",
     "input lattice": "The grid of inputs that floating-point numbers can represent. Between two grid points the input, "
     "and so the output, cannot change.",
     "radius": "The largest step along a direction for which every output bit stays the same.",
@@ -104,6 +107,11 @@ GLOSSARY = {
     "cell": "A stretch along a direction on which the rounded input stays the same; cells are counted from the start.",
     "exact": "Both sides of the first change are adjacent floating-point steps, and nothing between was left out.",
     "censored": "No change was found up to the end of the search, so the true radius is at least the number shown.",
+    "island": "A stretch beyond the first change on which the output has the unperturbed output's bits again.",
+    "crossover scale": "The step length from which on the output follows the derivative; below it rounding decides.",
+    "concentration": "Whether changes gather at some places: 0 is what chance would do, 1 is a single place.",
+    "plateau": "The steps for which rounding makes less than a tenth of the change: the part's own magnification.",
+    "rounding share": "How much rounding changes the output of a step, over what the step does without rounding.",
     "singular value": "The factor by which the model stretches a small change along one direction of its input.",
     "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
 }

@@ -340,6 +340,7 @@ def test_without_derivatives_the_stairs_remain():
     assert found["jumps"] == 3
     for name in ("gain", "jump_over_smooth", "crossover_scale"):
         assert math.isnan(found[name])
+    assert "derivative" not in result.sentence
 
 
 class Tripled(FunctionSubject):
@@ -357,8 +358,11 @@ def scanned(agrees, **how):
         moved = X[:, :1] - 1
         return 3 * torch.where(agrees(moved), moved, 0 * moved)
 
-    asked = Staircase(torch.tensor([1.0, 0.0]), n=2, **how)
-    return measure(asked, Tripled(f, x0)).readings["crossover_scale"].value
+    result = measure(Staircase(torch.tensor([1.0, 0.0]), n=2, **how), Tripled(f, x0))
+    found = result.readings["crossover_scale"].value
+    assert ("follows the derivative from" in result.sentence) == math.isfinite(found)
+    assert ("No single step up to" in result.sentence) == (math.isnan(found) and how.get("scales") != ())
+    return found
 
 
 def test_the_crossover_is_where_the_slope_reaches_the_gain_and_stays():
