@@ -128,3 +128,27 @@ def test_a_module_has_a_twin_that_is_given_the_same_arguments(loaded):
     twin = module.in_float64()
     assert torch.equal(twin.x0, module.x0.double())
     assert 1e-9 < float((twin.baseline - module.baseline).norm() / twin.baseline.norm()) < 1e-5
+
+
+def test_each_twin_has_to_pass_the_self_test(loaded, monkeypatch):
+    """The planted defect: a context that widens nothing, so that the norms go on rounding to float32."""
+    from contextlib import nullcontext
+
+    from stabilitykit.subjects import module_subject, oracle
+
+    subject = sk.CausalLMSubject(loaded, PROMPT)
+    module = ModuleSubject(subject, "model.layers.1")
+    monkeypatch.setattr(oracle, "true_float64", nullcontext)
+    monkeypatch.setattr(module_subject, "true_float64", nullcontext)
+    for part in (subject, module):
+        with pytest.raises(sk.UnsupportedError, match="is not smooth in float64"):
+            part.in_float64()
+
+
+def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    model = nn.Linear(1024, 1024).requires_grad_(False)
+    monkeypatch.setattr("os.sysconf", lambda name: 1024)
+    with pytest.raises(sk.UnsupportedError, match=r"needs 0\.0 GiB for a copy of the weights and 0\.0 GiB are free"):
+        double_of(model)
+    monkeypatch.undo()
+    assert double_of(model) is double_of(model)
