@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve, singular_vectors
+from stabilitykit.measurements.directions import Directions, resolve
 from stabilitykit.measurements.gain_cells import (
     Effects,
     Ray,
@@ -29,6 +29,7 @@ from stabilitykit.measurements.gain_cells import (
 from stabilitykit.measurements.gain_readings import METRICS, over_prompts, readings, sentence, windows
 from stabilitykit.measurements.responses import distinct
 from stabilitykit.measurements.smoothing import Noise, counts, smoothed
+from stabilitykit.measurements.spectrum import cheaper_whole
 from stabilitykit.measurements.steps import check_unit
 from stabilitykit.numerics.lattice import RULES
 from stabilitykit.results.metric import Metric
@@ -62,8 +63,9 @@ class DirectionalGain(Measurement):
     (`gain_smoothed`, its square unbiased) with a 95 % jackknife interval, for nested numbers of draws.
 
     Readings are taken at the step nearest to `at`, the worst over directions and signs. Arrays: `directions`,
-    `epsilons`, `x0`; with `export` also `states`, `logits`, `y0`, `input` of the distinct inputs. Over several prompts,
-    rows of part "prompts" have the distribution of each cell. UsageError for parameters that mean nothing.
+    `epsilons`, `x0`; with `export` also `inputs`, `states`, `logits` of the distinct inputs, x0 first, which the column
+    `input` counts, and `y0` of every slot. Over several prompts, rows of part "prompts" have the distribution of each
+    cell. UsageError for parameters that mean nothing, InvalidError where x0, run again, gives other bits.
     Cost: a forward, a product and a float64 forward a distinct input; at most 2 n forwards a step for the noise; a
     direction past a quarter of the vectors takes the dense J. Source: the study's experiment 2.
     """
@@ -110,11 +112,11 @@ class DirectionalGain(Measurement):
         """Expected rows: cells, oracle with its self-test, noise floor, both arms of the noise; and the vectors."""
         wanted = _wanted(self.directions)
         sides = len(wanted) * (2 if self.signs == "both" else 1)
-        cells = _full(sides * len(self.epsilons) + MOVES, subject.batch) + subject.batch
+        cells = _full(sides * len(self.epsilons) + MOVES + 1, subject.batch) + subject.batch
         twin = cells + 2 * subject.batch if self.oracle else 0
         floor = 3 * subject.batch + sum(BATCHES) + 1
         noisy = 0 if self.noise is None else _full(2 * max(counts(self.samples)) * len(self.epsilons), subject.batch)
-        vectors = _products(max(_number(one, subject) for one in wanted), subject)
+        vectors = _products([_number(one, subject) for one in wanted], subject)
         return Cost(forwards=cells + twin + floor + sides * noisy, backwards=vectors)
 
     def find(self, subject: Subject) -> Finding:
@@ -123,16 +125,17 @@ class DirectionalGain(Measurement):
         twin, refusal = self._twin(subject)
         lines = rays(subject, directions, labels, self.signs, self.rule)
         grid = [steps(subject, ray, self.epsilons, self.unit) for ray in lines]
-        inputs, which = distinct(torch.cat([ulp_moves(subject.x0, MOVES, self.seed), *(moved for moved, _ in grid)]))
+        moves = ulp_moves(subject.x0, MOVES, self.seed)
+        inputs, which = distinct(torch.cat([subject.x0.cpu()[None], moves, *(moved for moved, _ in grid)]))
         found = effects(subject, twin, inputs, self.export)
-        noise = rounding_noise(found, which[:MOVES])
+        noise = rounding_noise(found, which[1 : MOVES + 1])
         sigma = dict(zip(labels, gains(twin or subject, directions), strict=True))
         plain = [{"part": "cell", **row, "sigma": sigma[row["direction"]]} for _, cells in grid for row in cells]
         rows = windows(
             row
             | {"gain_nominal": float(found.change[n].norm()) / row["eps_abs"], "input": n}
             | found.columns(n, self.tolerance, noise["rounding_noise_max"])
-            for row, n in zip(plain, which[MOVES:], strict=True)
+            for row, n in zip(plain, which[MOVES + 1 :], strict=True)
         )
         if self.noise is not None:
             rows += self._smoothed(subject, lines, rows)
@@ -175,7 +178,7 @@ class DirectionalGain(Measurement):
             "x0": subject.x0.double().cpu().numpy(),
         }
         if self.export:
-            arrays |= {"y0": subject.baseline.double().cpu().numpy(), "input": inputs.double().numpy()}
+            arrays |= {"y0": subject.baseline.double().cpu().numpy(), "inputs": inputs.double().numpy()}
             arrays |= {name: state.double().numpy() for name, state in found.states.items()}
         return arrays
 
@@ -197,20 +200,19 @@ def _number(one: Any, subject: Subject) -> int:
 
 
 def _named(directions: Directions, subject: Subject) -> Directions:
-    """Return directions with every singular vector by its number, each once, computed together."""
+    """Return directions with every singular vector by its number, each once."""
     if isinstance(directions, Tensor):
         return directions
-    numbers = {repr(one): _number(one, subject) for one in _wanted(directions)}
-    if any(numbers.values()):
-        singular_vectors(subject, max(numbers.values()))
-    named = [f"{'-' * one.startswith('-')}v{n}" if (n := numbers[repr(one)]) else one for one in _wanted(directions)]
+    wanted = [(one, _number(one, subject)) for one in _wanted(directions)]
+    named = [f"{'-' * one.startswith('-')}v{number}" if number else one for one, number in wanted]
     return list({repr(one): one for one in named}.values())
 
 
-def _products(number: int, subject: Subject) -> int:
-    """Return the most products that singular vectors up to that number take."""
-    M = int(subject.baseline.shape[1])
-    return 0 if not number else M if 4 * number > M else max(60, 8 * number)
+def _products(numbers: Sequence[int], subject: Subject) -> int:
+    """Return the most products that these singular vectors take."""
+    few = [number for number in numbers if number and not cheaper_whole(subject, number)]
+    whole = int(subject.baseline.shape[1]) if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
+    return whole + (max(60, 8 * max(few)) if few else 0)
 
 
 def _full(rows: int, batch: int) -> int:

@@ -137,7 +137,7 @@ class Effects:
 
 
 def effects(subject: Subject, twin: Subject | None, X: Tensor, keep: bool = False) -> Effects:
-    """Return what the distinct inputs X (U, H) do; with `keep` also the outputs and logits themselves.
+    """Return what the distinct inputs X (U, H), x0 first, do; with `keep` also the outputs and logits themselves.
 
     Products are those of `twin` where there is one. Cost: a forward and a product each; with `twin` a forward more.
     """
@@ -146,6 +146,8 @@ def effects(subject: Subject, twin: Subject | None, X: Tensor, keep: bool = Fals
     changes, rows = [], []
     states: dict[str, list[Tensor]] = {"states": [], "logits": []}
     for found in reader(X):
+        if not changes:
+            reader.require_unchanged(found, 0)
         n = len(found.outputs)
         changes.append(found.outputs.double() - reader.baseline.outputs[:n].double())
         rows += [_answer(reader, found.logits, found.experts, slot) for slot in range(n)]

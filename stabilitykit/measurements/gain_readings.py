@@ -74,7 +74,7 @@ def readings(rows: Rows, noise: Mapping[str, float], at: float) -> dict[str, flo
 def nearest(rows: Rows, at: float) -> Rows:
     """Return the rows of the epsilon nearest to `at` by ratio; of two equally near the larger."""
     lengths = sorted({row["epsilon"] for row in rows}, reverse=True)
-    chosen = min(lengths, key=lambda epsilon: abs(math.log(epsilon / at)))
+    chosen = min(lengths, key=lambda epsilon: round(abs(math.log(epsilon / at)), 9))
     return [row for row in rows if row["epsilon"] == chosen]
 
 
