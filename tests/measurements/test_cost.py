@@ -31,6 +31,7 @@ def suite(profile, loaded):
         (sk.Rotation(shifts=profile.turns), decode),
         (sk.WeightGain(), prefill),
         (sk.BlockGain(), prefill),
+        (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
     ]
 
 
