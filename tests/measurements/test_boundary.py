@@ -1,6 +1,8 @@
 """The first change along a ray: functions whose boundary is known, and an enumeration written without the kit."""
 
 import math
+import re
+import statistics
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.measurements.boundary import FirstChange, StabilityFan
 from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
+from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.subject import FunctionSubject
@@ -110,13 +113,15 @@ def test_only_a_changed_state_needs_a_whole_forward():
         return (moved(X)[:, :1] >= 30).float()
 
     subject = FunctionSubject(dead, X0, batch=2, first=dead)
+    subject.noise_floor()
     result = measure(FirstChange(direction=torch.tensor([1.0, 0.5, 0, 0])), subject)
     cells = only(result)["cells"]
     assert cells > 30
     assert result.execution.forwards == 2 * (1 + 1)  # the baseline and the confirmation
     assert result.execution.screened == 2 * (1 + cells)
     stated = FirstChange(direction=torch.eye(4)).cost(subject)
-    assert (stated.forwards, stated.backwards) == (2 * (1 + 2 * 2), 0)
+    assert (stated.forwards, stated.backwards) == (2 * (1 + 2 * 2) + 2 * 2 + 15, 0)
+    assert FirstChange(direction=torch.eye(4), beyond=5).cost(subject).forwards == stated.forwards + 2 * 5 * 2
 
 
 def island(X):
@@ -273,6 +278,53 @@ def test_a_zero_that_does_not_matter_leaves_the_listed_boundary():
     assert row["exact"] is False
 
 
+def test_a_zero_that_matters_takes_one_whole_forward():
+    """The pair between two samples is found by states; only what they found is run through the whole model."""
+    x0, d = torch.tensor([0.0, 0.75, -1.5]), torch.tensor([0.5, 1.0, 0.0])
+
+    def f(X):
+        return (X[:, :1] > 1e-12).float()
+
+    subject = FunctionSubject(f, x0, first=f)
+    subject.noise_floor()
+    row = only(result := measure(FirstChange(direction=d), subject))
+    assert result.execution.forwards == 1 + 1
+    assert rounded(x0, d, row["s_first_changed"])[0] == np.nextafter(np.float32(1e-12), np.float32(1))
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_state_that_changes_before_the_output_does_is_passed_over(screen):
+    """The state changes at 1e-20, the output at 3e-9 only: between samples both ends have to be asked whole."""
+    x0, d = torch.tensor([0.0, 0.75]), torch.tensor([0.5, 1.0])
+
+    def f(X):
+        return (X[:, :1] > 3e-9).float()
+
+    subject = FunctionSubject(f, x0, batch=2, first=lambda X: (X[:, :1] > 1e-20).float())
+    row = only(measure(FirstChange(direction=d, screen=screen), subject))
+    assert row["s_first_changed"] == math.nextafter(row["radius"], 1)
+    assert rounded(x0, d, row["radius"])[0] == np.float32(3e-9)
+    assert rounded(x0, d, row["s_first_changed"])[0] == np.nextafter(np.float32(3e-9), np.float32(1))
+
+
+def test_an_output_that_returns_between_two_samples_is_still_the_first_change():
+    """State and output change where the bisected states do, and the output is back at the next sample."""
+    x0, d = torch.tensor([0.0, 0.75]), torch.tensor([0.5, 1.0])
+    sample = next(iter(_samples_above(x0, d, 1e-12)))
+
+    def f(X):
+        x = X[:, :1].double()
+        return ((x > 1e-12) & (x < 0.5 * sample)).float()
+
+    subject = FunctionSubject(f, x0, first=lambda X: (X[:, :1] > 1e-12).float())
+    row = only(measure(FirstChange(direction=d), subject))
+    assert rounded(x0, d, row["s_first_changed"])[0] == np.nextafter(np.float32(1e-12), np.float32(1))
+
+
+def _samples_above(x0, d, value):
+    return (cell.first_changed for cell in Lattice(x0, d).samples(1.0) if 0.5 * cell.first_changed > value)
+
+
 def test_a_direction_that_spares_the_zeros_is_exact():
     x0, d = torch.tensor([0.0, 0.75, -1.5]), torch.tensor([0.0, 1.0, 0.5])
     result = measure(FirstChange(direction=d), FunctionSubject(lambda X: X, x0))
@@ -285,6 +337,53 @@ def test_sampled_rays_are_said_to_be_sampled():
     result = measure(FirstChange(direction=torch.eye(2)), FunctionSubject(lambda X: X, x0))
     assert "1 of 2 rays move exact zeros of the embedding, which are sampled, not listed" in result.sentence
     assert result.readings["exact"].value == 0.5
+
+
+# --- in words
+
+
+def sentence_of(fn, direction, x0=X0, **settings):
+    return measure(FirstChange(direction=direction, **settings), FunctionSubject(fn, x0)).sentence
+
+
+def test_the_sentence_fits_what_was_found():
+    e0 = torch.tensor([1.0, 0, 0, 0])
+    assert "exactly where the rounded input itself first changes." in sentence_of(lambda X: X, e0)
+    assert "5 times the step at which" in sentence_of(lambda X: (moved(X)[:, :1] >= 3).float(), e0)
+    never = sentence_of(lambda X: X[:, 1:], e0, max_cells=5)
+    assert "Along the ray the output keeps every bit up to s = " in never
+    assert "which is as far as it was searched." in never
+    lost = sentence_of(lambda X: X, torch.tensor([1.0, 0]), torch.tensor([0.0, 1.0]))
+    assert "no coordinate of the input that could be listed moves." in lost
+    assert "nan" not in lost
+
+
+def test_the_noise_floor_stands_beside_the_jump():
+    """This function answers alone in another way than in company: by 0.5 in one element."""
+    subject = FunctionSubject(lambda X: X + (torch.arange(4) == 2) * (len(X) == 1) / 2, X0, batch=4)
+    result = measure(FirstChange(direction=torch.eye(4)), subject)
+    assert result.noise == subject.noise_floor().sentence
+    assert result.noise.startswith("0.5 (L2), between batch 4 and batch 1")
+    assert measure(StabilityFan(angles=3), subject).noise == result.noise
+
+
+@pytest.mark.parametrize(
+    ("call", "fragment"),
+    [
+        (lambda: FirstChange(s_max=0), "s_max=0 leaves no step"),
+        (lambda: FirstChange(s_max=math.nan), "s_max=nan leaves no step"),
+        (lambda: FirstChange(max_cells=0), "max_cells=0 is no count; give a whole number, at least 1"),
+        (lambda: FirstChange(rule="p16"), "rule 'p16' is not one of p64r, p32, native"),
+        (lambda: StabilityFan(angles=0), "angles=0 is no count"),
+        (lambda: StabilityFan(angles=2.5), "angles=2.5 is no count"),
+        (lambda: StabilityFan(plane=("v1",)), "does not name two directions"),
+        (lambda: StabilityFan(plane="v1"), "plane='v1' does not name two directions"),
+        (lambda: StabilityFan(s_max=-1.0), "leaves no step"),
+    ],
+)
+def test_a_search_that_can_find_nothing_is_refused(call, fragment):
+    with pytest.raises(UsageError, match=re.escape(fragment)):
+        call()
 
 
 # --- models
@@ -306,6 +405,31 @@ def test_a_model_changes_first_where_the_plain_enumeration_says(path, batch, dty
         assert (row["cells"], row["s_first_changed"]) == first_change(lone, subject.x0, d)
         assert row["s_first_changed"] == twin["s_first_changed"]
         assert row["cells"] == twin["cells"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zeros"),
+    [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True), ("float16", False)],
+)
+def test_a_certificate_costs_little_more_than_one_whole_forward(dtype, zeros):
+    """At most 1.3 whole forwards a direction, the baseline's included, also where exact zeros move."""
+    loaded = load("tiny:llama", dtype=dtype)
+    if zeros:
+        loaded.model.get_input_embeddings().weight.data[IDS[-1], :3] = 0
+    subject = CausalLMSubject(loaded, IDS, path="decode", batch=8)
+    directions = torch.randn(96, 64, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    directions[:, (subject.x0.abs() < 0.02) & (subject.x0 != 0)] = 0  # many floats lie between zero and them
+    subject.noise_floor()
+    result = measure(FirstChange(direction=directions), subject)
+    assert result.readings["exact"].value == (0 if zeros else 1)
+    assert result.readings["censored"].value == 0
+    assert result.execution.forwards <= 1.3 * 96
+    for row in result.rows[::16]:
+        lone = _in_slot(subject, row["slot"])
+        d = directions[int(row["direction"])]
+        same, other = (lone(rounded(subject.x0, d, row[name])[None]) for name in ("s_last_same", "s_first_changed"))
+        assert bits_equal(same[0], subject.baseline[row["slot"]])
+        assert not bits_equal(other[0], subject.baseline[row["slot"]])
 
 
 def _in_slot(subject, slot):
@@ -428,6 +552,54 @@ def test_a_fan_spans_any_plane():
     result = measure(StabilityFan(angles=4, plane=("v4", "-v3")), FunctionSubject(lambda X: X @ matrix, X0))
     wanted = torch.tensor([[0, 0, 1, 0], [0, 0, 0, -1], [0, 0, -1, 0], [0, 0, 0, 1]], dtype=torch.float64)
     torch.testing.assert_close(torch.from_numpy(result.arrays["directions"]), wanted, rtol=0, atol=1e-6)
+
+
+def test_statistics_of_a_fan_are_those_of_its_radii():
+    """All angles in float64, where the input changes at once: the radii follow the lattice, which is known."""
+    matrix = torch.diag(torch.tensor([8.0, 4.0, 1.0, 2.0]))
+    result = measure(StabilityFan(angles=16), FunctionSubject(lambda X: X @ matrix, X0, batch=4))
+    values = {name: reading.value for name, reading in result.readings.items()}
+    turns = [2 * math.pi * k / 16 for k in range(16)]
+    radii = [math.nextafter(next_step(X0, torch.from_numpy(d), 0.0), 0) for d in result.arrays["directions"]]
+    assert values["mean_radius"] == pytest.approx(statistics.fmean(radii), rel=1e-12)
+    assert values["median_radius"] == pytest.approx(statistics.median(radii), rel=1e-12)
+    assert values["std_radius"] == pytest.approx(statistics.pstdev(radii), rel=1e-9)
+    assert values["max_radius"] == max(radii)
+    assert values["range_radius"] == pytest.approx(max(radii) - min(radii), rel=1e-12)
+    assert values["widest_angle"] == 22.5 * radii.index(max(radii))
+    corners = [(r * math.cos(t), r * math.sin(t)) for r, t in zip(radii, turns, strict=True)]
+    shoelace = sum(x * v - u * y for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1], strict=True)) / 2
+    assert values["area"] == pytest.approx(shoelace, rel=1e-9)
+    assert [values[f"radius_{angle}"] for angle in (0, 90, 180, 270)] == radii[::4]
+    ratios = [max(a, b) / min(a, b) for a, b in zip(radii[:8], radii[8:], strict=True)]
+    assert values["opposite_ratio"] == pytest.approx(statistics.median(ratios), rel=1e-12)
+    assert values["opposite_ratio"] > 1
+
+
+@pytest.mark.parametrize("angles", [1, 2, 3, 7])
+def test_fans_of_few_angles_have_what_can_be_said(angles):
+    matrix = torch.diag(torch.tensor([8.0, 4.0, 1.0, 2.0]))
+    values = measure(StabilityFan(angles=angles), FunctionSubject(lambda X: X @ matrix, X0)).readings
+    assert math.isnan(values["opposite_ratio"].value) == (angles % 2 == 1)
+    assert (values["area"].value > 1e-20) == (angles > 2)
+    assert values["directions"].value == angles
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fan_in_a_narrow_dtype_is_that_of_the_plain_enumeration(dtype):
+    """A dense product in 8 or 11 bits absorbs some changes of its input: the radius lies beyond the lattice's."""
+    matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
+    x0 = torch.tensor([0.75, -1.3125, 0.34, 5.5]).to(dtype)
+    subject = FunctionSubject(lambda X: X @ matrix, x0, batch=8)
+    result = measure(StabilityFan(angles=24), subject)
+    found = [(row["cells"], row["s_first_changed"]) for row in result.rows]
+    wanted = [
+        first_change(_in_slot(subject, row["slot"]), x0, torch.from_numpy(d))
+        for row, d in zip(result.rows, result.arrays["directions"], strict=True)
+    ]
+    assert found == wanted
+    assert result.readings["exact"].value == 1
+    assert max(row["rho"] for row in result.rows) > 1
 
 
 def test_a_fan_through_an_island_names_the_first_change_everywhere():
