@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stabilitykit.errors import StabilityError
-from stabilitykit.settings import COMMAND, NOTHING_MEASURED, OPTIONS, Option, arguments, resolve
+from stabilitykit.settings import COMMAND, NOTHING_MEASURED, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
-_STATUS = {0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, NOTHING_MEASURED + 2: 2, NOTHING_MEASURED + 3: 3}
+_STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, NOTHING_MEASURED + 2: 2, NOTHING_MEASURED + 3: 3}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,28 +46,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(given: dict[str, Any], rest: list[str]) -> int:
     """Run the installed suite in a pytest of its own, which reads no configuration file of the user's."""
-    asked_for = resolve(lambda option: given.get(option.name), lambda _: None, Path.cwd())  # a typo costs no pytest
-    if asked_for.replay:
-        _readable(asked_for.replay)
     asked = {**given, "suite": True, "report": given["report"] or _REPORT}
+    _check(resolve(lambda option: asked.get(option.name), lambda _: None, Path.cwd()))
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
     command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *rest]
     told = {
         **os.environ,
         COMMAND: shlex.join(["stabilitykit", "run", *_shown(given), *(["--", *rest] if rest else [])]),
     }
-    try:
-        status = subprocess.run(command, check=False, env=told).returncode  # noqa: S603 - our own interpreter, a list of words
-    except KeyboardInterrupt:
-        return 130
-    return _STATUS.get(status, 3)
+    with subprocess.Popen(command, env=told) as process:  # noqa: S603 - our own interpreter, a list of words
+        return _STATUS.get(_wait(process), 3)
 
 
-def _readable(folder: Path) -> None:
-    """Refuse a damaged report before pytest starts, which has no exit status for it."""
-    from stabilitykit.report.read import read
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return pytest's exit status. The terminal interrupts pytest as well, which then reports what it has measured."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
-    read(folder)
+
+def _check(settings: Settings) -> None:
+    """Refuse what cannot be read or joined before pytest starts, which has one exit status for it all."""
+    replayed = ""
+    if settings.replay:
+        from stabilitykit.report.read import read
+
+        replayed = read(settings.replay).run.run_id
+    if settings.resume and settings.report:
+        from stabilitykit.report.journal import resumable
+
+        resumable(settings.report, settings.identity(replayed))
 
 
 def _shown(given: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import stabilitykit
 from stabilitykit.errors import UsageError
 from stabilitykit.profile import PROFILES, Profile
 from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
@@ -23,6 +24,7 @@ COMMAND = "STABILITYKIT_COMMAND"
 NOTHING_MEASURED = 64
 """Added to the exit code of the error for which `stabilitykit run` measured nothing; pytest's own codes are below."""
 
+_ASIDE = {"report", "suite", "resume", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -63,6 +65,9 @@ OPTIONS = (
     Option("seed", "seed of everything drawn at random", "N", "0", "number"),
     Option("suite", "run the installed suite stability_tests; without other arguments, run it alone", kind="flag"),
     Option("replay", "try the worst directions recorded in this report folder before any are drawn", "DIR"),
+    Option(
+        "resume", "go on with the run that was stopped in the report folder; measure only what it lacks", kind="flag"
+    ),
     Option("progress", "draw progress bars also where no terminal is seen", kind="flag"),
 )
 
@@ -85,6 +90,7 @@ class Settings:
     seed: int = 0
     suite: bool = False
     replay: Path | None = None
+    resume: bool = False
     progress: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +107,15 @@ class Settings:
             "limits": [str(limit) for limit in self.limits],
             "load_args": dict(self.load_args),
         }
+
+    def identity(self, replayed: str = "") -> dict[str, Any]:
+        """Return what decides what is measured and how it is judged, JSON-plain: equal for runs that may be joined.
+
+        `replayed` is the id of the run whose directions are tried again.
+        """
+        plain = self.to_dict()
+        chosen = {name: plain[name] for name in plain if name not in _ASIDE}
+        return {**chosen, "replayed": replayed, "stabilitykit": stabilitykit.__version__}
 
 
 def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any], base: Path) -> Settings:
@@ -133,6 +148,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         seed=_seed(raw["seed"]),
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
+        resume=_resume(raw["resume"], report),
         progress=bool(raw["progress"]),
     )
 
@@ -173,6 +189,12 @@ def _folder(name: str, root: Path, value: str) -> Path | None:
     if value and not (root / value / "run.json").is_file():
         raise UsageError(f"{name} {value!r} holds no run.json; name a folder that a run wrote its report into")
     return root / value if value else None
+
+
+def _resume(value: Any, report: str) -> bool:
+    if value and not report:
+        raise UsageError("resume goes on with the run of a report folder; name it with report")
+    return bool(value)
 
 
 def _seed(value: str | int) -> int:

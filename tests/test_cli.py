@@ -7,12 +7,32 @@ import sys
 import pytest
 
 from stabilitykit import cli
+from stabilitykit.report.journal import NAME, Journal
 
 
 def command(*words, cwd, env=None):
     return subprocess.run(
         [sys.executable, "-m", "stabilitykit", *words], cwd=cwd, capture_output=True, text=True, timeout=300, env=env
     )
+
+
+class Ended:
+    """A process that has ended, after so many Ctrl-C to whoever waits for it."""
+
+    def __init__(self, status, interrupts=0):
+        self.status, self.interrupts = status, interrupts
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait(self):
+        if self.interrupts:
+            self.interrupts -= 1
+            raise KeyboardInterrupt
+        return self.status
 
 
 @pytest.mark.parametrize(
@@ -55,18 +75,36 @@ def test_a_report_that_cannot_be_replayed_ends_before_pytest_starts(tmp_path, ca
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 3), (4, 2), (5, 2), (-9, 3), (77, 3)])
+@pytest.mark.parametrize(
+    ("header", "status", "sentence"),
+    [
+        ('{"identity": {"seed": 7}}', 2, "is of a run with seed 7, this one has 0; ask as that run did"),
+        (None, 3, "its first line is damaged; measure anew"),
+    ],
+)
+def test_another_runs_journal_ends_before_pytest_starts(tmp_path, capsys, header, status, sentence):
+    Journal(tmp_path, header or "{}").append('{"nodeid": "a"}')
+    if header is None:
+        (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes()[9:])
+    assert cli.main(["run", "--resume", f"--report={tmp_path}"]) == status
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 3), (4, 2), (5, 2), (-2, 130), (-9, 3), (77, 3)]
+)
 def test_exit_codes_are_mapped(monkeypatch, theirs, ours):
-    monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], theirs))
+    monkeypatch.setattr(cli.subprocess, "Popen", lambda *_, **__: Ended(theirs))
     assert cli.main(["run"]) == ours
 
 
-def test_an_interrupt_exits_130(monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.subprocess, "run", interrupted)
+def test_an_interrupt_waits_for_pytest_to_end(monkeypatch):
+    ended = Ended(2, interrupts=2)
+    monkeypatch.setattr(cli.subprocess, "Popen", lambda *_, **__: ended)
     assert cli.main(["run"]) == 130
+    assert ended.interrupts == 0
 
 
 def test_options_become_pytests_and_the_rest_is_handed_on(monkeypatch):
@@ -74,9 +112,9 @@ def test_options_become_pytests_and_the_rest_is_handed_on(monkeypatch):
 
     def run(words, **how):
         seen.update(words=words, told=how["env"]["STABILITYKIT_COMMAND"])
-        return subprocess.CompletedProcess([], 0)
+        return Ended(0)
 
-    monkeypatch.setattr(cli.subprocess, "run", run)
+    monkeypatch.setattr(cli.subprocess, "Popen", run)
     cli.main(["run", "--model", "a b", "--model=tiny", "--strict", "--limit=x.y<=1", "--", "-n", "2", "--strict"])
     for word in ("--stability-model=a b", "--stability-model=tiny", "--stability-report=reports", "--stability-suite"):
         assert word in seen["words"]

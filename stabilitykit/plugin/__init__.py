@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, replay, suite
+from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, replay, resume, suite
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
@@ -38,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         suite.use(config)
     if settings.replay:
         config.stash[replay.REPLAY] = replay.opened(settings.replay)
+    if settings.resume:
+        config.stash[resume.RESUMED] = resume.opened(config, settings)
     end = WorkerEnd if hasattr(config, "workerinput") else Collector
     config.pluginmanager.register(end(config), "stabilitykit.plugin.records")
 
@@ -95,6 +97,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     with recorder.log_of(item).watch.around(), recorder.naming(item):
         yield
         recorder.confirm(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Put back what a stopped run found in this test, in place of running it."""
+    return True if recorder.uses_stability(pyfuncitem) and resume.take_over(pyfuncitem) else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import suite
-from stabilitykit.plugin.journal import Journal
+from stabilitykit.errors import IncomparableError
+from stabilitykit.plugin import resume, suite
 from stabilitykit.plugin.options import SETTINGS
-from stabilitykit.plugin.recorder import CODE, JSON, KIND
+from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, REFUSED, TAKEN
+from stabilitykit.report.journal import Journal
 from stabilitykit.settings import COMMAND, NOTHING_MEASURED
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.settings = config.stash[SETTINGS]
-        self.journal = Journal(self.settings.report) if self.settings.report else None
-        self.started = _now()
+        self.started, self.run_id = _now(), uuid.uuid4().hex
+        self.resumption = config.stash.get(resume.RESUMED, None)
+        self.journal = self._open_journal(self.settings.report) if self.settings.report else None
+        self.taken = 0
+        self.refused = ""
         self.texts: list[str] = []
         self.kinds: dict[str, str] = {}
         self.environments: dict[str, str] = {}
@@ -43,12 +47,23 @@ class Collector:
         self.codes: set[int] = set()
         self.index: Path | None = None
 
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Keep the session, to stop it where it must not go on."""
+        self.session = session
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the records off a report."""
         self.kinds[report.nodeid] = getattr(report, KIND, "")
+        if hasattr(report, REFUSED):
+            self.refused = getattr(report, REFUSED)
+            self.session.shouldstop = "not resumed"
+            return
         self.codes |= {getattr(report, CODE)} if hasattr(report, CODE) else set()
+        taken = hasattr(report, TAKEN)
         for text in getattr(report, JSON, ()):
-            self._keep(text)
+            self._keep(text, journaled=taken)
+        if self.journal and hasattr(report, DONE):
+            self.journal.append(getattr(report, DONE), "done")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
@@ -72,10 +87,12 @@ class Collector:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the report, and refuse to call a run green in which the suite did not run."""
-        if self.texts:
-            self._note_idle_limits()
-        if self.texts and self.settings.report:
-            self._write(session, self.settings.report)
+        if self.refused:
+            self._refuse(session)
+        elif self.texts:
+            self._note(session)
+            if self.settings.report:
+                self._write(session, self.settings.report)
         ran = "suite" in self.kinds.values()
         if self.settings.suite and not ran and not session.config.option.collectonly and session.exitstatus in (0, 5):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -103,17 +120,37 @@ class Collector:
 
         return distinct([Record.from_dict(json.loads(text)) for text in self.texts])
 
-    def _keep(self, text: str) -> None:
+    def _keep(self, text: str, *, journaled: bool = False) -> None:
         self.texts.append(text)
-        if self.journal:
+        if journaled:
+            self.taken += 1
+        elif self.journal:
             self.journal.append(text)
 
-    def _note_idle_limits(self) -> None:
-        """A limit that holds nothing looks like a gate that was passed, so it is said."""
+    def _open_journal(self, folder: Path) -> Journal:
+        about = {"run_id": self.run_id, "started": self.started, "command": self._command()}
+        header = {**about, "identity": resume.identity(self.config, self.settings)}
+        return Journal(folder, json.dumps(header, sort_keys=True), resumed=self.resumption is not None)
+
+    def _command(self) -> str:
+        return os.environ.get(COMMAND) or shlex.join(["pytest", *self.config.invocation_params.args])
+
+    def _note(self, session: pytest.Session) -> None:
+        """Say what was taken over and how to go on, and which limit held nothing: that looks like a gate passed."""
+        self.notes += resume.notes(self.resumption, self.settings, len(self.texts), self.taken)
+        if session.exitstatus == pytest.ExitCode.INTERRUPTED and self.settings.report:
+            self.notes.append(resume.offer(self._command(), len(self.texts)))
         checks = [json.loads(text)["check_id"] for text in self.texts]
         for limit in self.settings.limits:
             if not any(limit.applies(check) for check in checks):
                 self.notes.append(f"--stability-limit {limit} held no check of this run")
+
+    def _refuse(self, session: pytest.Session) -> None:
+        """End a run that would have mixed two; the journal and the former report stay as they are."""
+        self.notes.append(f"not resumed: {self.refused}")
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        if os.environ.get(COMMAND):
+            session.exitstatus = NOTHING_MEASURED + IncomparableError.exit_code
 
     def _write(self, session: pytest.Session, folder: Path) -> None:
         from stabilitykit.report import write
@@ -130,9 +167,9 @@ class Collector:
         first = min(self.environments) if self.environments else ""
         text = self.environments[first] if first else environment_json(self.config)
         return Run(
-            run_id=uuid.uuid4().hex,
+            run_id=self.run_id,
             started=self.started,
-            command=os.environ.get(COMMAND) or shlex.join(["pytest", *self.config.invocation_params.args]),
+            command=self._command(),
             settings=self.settings.to_dict(),
             environment=json.loads(text),
             notes=tuple(self.notes),

@@ -14,6 +14,7 @@ from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.recorder import current
 from stabilitykit.plugin.replay import REPLAY
+from stabilitykit.plugin.resume import guard
 
 if TYPE_CHECKING:
     from stabilitykit.measurements.base import Asked, Measurement
@@ -62,6 +63,7 @@ class Stability:
         subjects: Any = subject
         if isinstance(subject, Iterable) and not isinstance(subject, Measurable):
             subjects = list(subject)  # it may be asked more than once
+        guard(self._config, subjects if isinstance(subjects, list) else [subjects])
 
         def asking(one: Measurement[Any]) -> Result:
             with progress_to(stream(self._config)), self._sharing():

@@ -11,6 +11,7 @@ import pytest
 from stabilitykit.plugin.facade import Stability
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import worker
+from stabilitykit.plugin.resume import FACADE
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.subject import Subject
@@ -34,7 +35,8 @@ def stability(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
     """Measure, record and judge: `stability.measure(measurement, subject)`; `stability.subject(prompt, path=...)`."""
     # The folder above an xdist worker's own is common to all workers of a run.
     shared = tmp_path_factory.getbasetemp().parent / "singular-vectors" if worker() else None
-    return Stability(pytestconfig, shared)
+    pytestconfig.stash[FACADE] = facade = Stability(pytestconfig, shared)
+    return facade
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -18,12 +19,15 @@ from stabilitykit.plugin.hygiene import Watch
 
 if TYPE_CHECKING:
     from stabilitykit.plugin.recipes import Key, Trial
+    from stabilitykit.report.journal import Finished
     from stabilitykit.results.record import Record
 
 CURRENT = pytest.StashKey[pytest.Item]()
 _LOG = pytest.StashKey["TestLog"]()
 # xdist carries plain strings on a report; a numpy number there would kill the whole run.
 JSON, KIND, CODE = "_stability_json", "_stability_kind", "_stability_code"
+# Beside the records: that they were taken over, that the test is over, and that the run must not go on.
+TAKEN, DONE, REFUSED = "_stability_taken", "_stability_done", "_stability_refused"
 
 
 class TestLog:
@@ -36,6 +40,8 @@ class TestLog:
         self.watch = Watch()
         self.records: dict[str, Record] = {}
         self.trials: dict[str, dict[Key, Trial]] = {}
+        self.taken: Finished | None = None
+        self.ended: dict[str, Any] = {}
         self._latest: Sequence[Trial] = ()
         self._sent: set[str] = set()
         self._last = ""
@@ -96,7 +102,7 @@ class TestLog:
 
     def whole(self, check_id: str) -> Record:
         """Return a record with the bits of its recipes."""
-        if not self.records[check_id].recipes:
+        if not self.records[check_id].recipes or self.taken:
             return self.records[check_id]
         from stabilitykit.plugin.recipes import with_bits
 
@@ -130,7 +136,7 @@ def naming(item: pytest.Item) -> Iterator[None]:
 def confirm(item: pytest.Item) -> None:
     """Measure the worst of a search once more."""
     log = log_of(item)
-    if any(record.examples > 1 and record.recipes for record in log.records.values()):
+    if any(record.examples > 1 and record.recipes for record in log.records.values()) and not log.taken:
         from stabilitykit.plugin.confirm import confirm
 
         confirm(log)
@@ -147,12 +153,46 @@ def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRe
         return
     setattr(report, KIND, "suite" if suite.contains(item.path) else "test")
     log = log_of(item)
-    if call.excinfo is not None and report.when != "teardown":
+    if call.excinfo is not None and report.when != "teardown" and not log.taken:
         _explain(log, call.excinfo.value, report)
         _shorten(item, call.excinfo.value, report)
     if records := [] if report.when == "setup" and report.passed else log.unsent():
         item.user_properties.extend(_properties(records))
         setattr(report, JSON, [_text(item, record) for record in records])
+    _end(log, call, report)
+
+
+def _end(log: TestLog, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Say of a test that is over how it ended, so that a resumed run need not run it; or that it was not run."""
+    if log.taken:
+        setattr(report, TAKEN, True)
+        if log.taken.code is not None:
+            setattr(report, CODE, log.taken.code)
+        return
+    error = None if call.excinfo is None else call.excinfo.value
+    if getattr(error, "refuses_run", False):
+        report.longrepr = str(error)
+        setattr(report, REFUSED, str(error))
+        return
+    if report.when == "call" and not isinstance(error, pytest.xfail.Exception):
+        outcome = "passed" if error is None else "skipped" if isinstance(error, pytest.skip.Exception) else "failed"
+        log.ended = {"outcome": outcome, "message": _message(error, report), "code": getattr(report, CODE, None)}
+    if report.when == "teardown" and report.passed and log.records and log.ended:
+        about = {"nodeid": log.item.nodeid, "records": len(log.records), "source": source(log.item)}
+        setattr(report, DONE, json.dumps({**about, **log.ended}, sort_keys=True))
+
+
+def _message(error: BaseException | None, report: pytest.TestReport) -> str:
+    """Return why a test was skipped, or the message of its failure without the way there."""
+    if error is None or isinstance(error, pytest.skip.Exception):
+        return str(getattr(error, "msg", ""))
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message) if crash else report.longreprtext
+
+
+def source(item: pytest.Item) -> str:
+    """Return a digest of the file that a test is written in."""
+    return hashlib.sha256(item.path.read_bytes()).hexdigest()
 
 
 def verdict_of(error: BaseException) -> str:

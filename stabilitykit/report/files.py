@@ -36,7 +36,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def slugs(check_ids: Iterable[str]) -> list[str]:
@@ -83,8 +83,9 @@ def _slug(check_id: str) -> str:
     return f"{readable or 'check'}-{hashlib.sha256(check_id.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a power cut only once its folder is on disk. Windows cannot open a folder, and need not.
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names to the disk: a new or renamed file survives a power cut only then."""
+    # Windows cannot open a folder, and need not.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

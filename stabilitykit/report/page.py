@@ -129,6 +129,8 @@ def remarks(record: Record) -> Pairs:
                 f"{record.examples} were measured; each reading is the worst of them, and names where it was met",
             )
         )
+    if record.resumed:
+        said.append(("Resumed", "measured by the run that this one goes on with, and taken over from its journal"))
     said += [("Replayed", sentence(replay)) for replay in record.replays]
     if verdict(record.verdict).tone == "bad":
         said.append(("This usually means", "; or ".join(result.causes)))

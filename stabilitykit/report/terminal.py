@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stabilitykit.report.text import shortened, shown
@@ -38,7 +39,9 @@ def tally(records: Sequence[Record]) -> str:
 
 
 def said(record: Record, room: int) -> str:
-    """Return the readings that matter most, as many as fit, or why there are none."""
+    """Return the readings that matter most, as many as fit, or why there are none; and whether a run was resumed."""
+    if record.resumed:
+        return f"resumed: {said(replace(record, resumed=False), room - len('resumed: '))}"
     chosen = key_readings(record)
     if record.result is None or not chosen:
         return shortened(shown(record.message.split("\n", 1)[0]), room)

@@ -23,6 +23,7 @@ class Record:
     which are the row of the same number in the array `recipes`, `readings` along it, `worst_of` (names), `result` (a
     digest of all that was found along it), `failing` (measured last before the test failed), and `confirmed` (measured
     again from this record, with the same bits). `replays` says how directions of a former run compare with it.
+    `resumed` marks what was not measured by this run, but taken over from the journal of the run that it goes on with.
     """
 
     check_id: str
@@ -36,6 +37,7 @@ class Record:
     worker: str = ""
     recipes: tuple[Mapping[str, Any], ...] = ()
     replays: tuple[Mapping[str, Any], ...] = ()
+    resumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""

@@ -21,6 +21,7 @@ import stabilitykit.strategies.drawing
 import stabilitykit.strategies.examples
 import stabilitykit.subjects.causal_lm
 import stabilitykit.subjects.models
+from stabilitykit.report.journal import lines
 
 TOYS = '''
 from dataclasses import dataclass
@@ -163,8 +164,8 @@ class Inner:
     @property
     def records(self) -> dict[str, dict[str, Any]]:
         """The journal's records by check id; ids that two tests share are still one here."""
-        lines = (self.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line)["record"] for line in lines]
+        whole, _ = lines(self.folder / "journal.jsonl")
+        found = [json.loads(text) for kind, text in whole if kind == "record"]
         return {record["check_id"]: record for record in found}
 
     @property
