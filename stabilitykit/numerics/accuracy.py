@@ -54,8 +54,8 @@ def accuracy(y: Tensor, t: Tensor, moved: Tensor) -> Accuracy:
         return Accuracy(y.numel(), int(correct.sum()), int(broken.sum()), nan, nan, nan, nan, (row, column))
     steps = ulp_distance(y, r)
     scaled = _over(gap(y.double(), r.double()), spacing(_largest(r.double()).to(y.dtype)))
-    # Where the truth lies beyond the format, the infinity it rounds to is the right result.
-    within = torch.where(is_infinite(r), r.double(), t)
+    # Where the truth lies beyond the format, what it rounds to, infinite or the largest number, is the right result.
+    within = torch.where(t.abs() > torch.finfo(y.dtype).max, r.double(), t)
     half = spacing(_largest(r.double()).to(y.dtype)) / 2
     excess = _over(gap(y.double(), within), torch.maximum(moved[:, None], half))
     differing = steps[steps > 0]

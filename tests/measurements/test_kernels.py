@@ -430,6 +430,32 @@ def test_a_planted_defect_breaks_the_limit_that_names_it(name: str) -> None:
         result.check(**{broken: LIMITS[broken]})
 
 
+def accumulated_in_bfloat16(a: Tensor, b: Tensor) -> Tensor:
+    total = a[:, :1] * b[:1]
+    for k in range(1, a.shape[1]):
+        total = total + a[:, k : k + 1] * b[k : k + 1]
+    return total
+
+
+def accumulated_in_float32(a: Tensor, b: Tensor) -> Tensor:
+    return (a.float() @ b.float()).to(a.dtype)
+
+
+def test_a_narrow_accumulator_exceeds_what_the_inputs_of_its_own_dtype_excuse() -> None:
+    how: dict[str, Any] = {"shapes": [(4, 256, 8)], "dtype": "bfloat16", "draws": DRAWS, "tries": 2}
+    ask(accumulated_in_float32, "mk,kn->mn", **how).check(excess=1, correctly_rounded=0.9)
+    found = values(ask(accumulated_in_bfloat16, "mk,kn->mn", **how))
+    assert found["excess"] > 2
+    assert found["correctly_rounded"] < 0.5
+
+
+def test_a_float8_kernel_is_judged_too() -> None:
+    for dtype in ("float8_e4m3fn", "float8_e5m2"):
+        ask(accumulated_in_float32, "mk,kn->mn", shapes=[(3, 32, 8)], dtype=dtype, draws=DRAWS).check(
+            excess=1, correctly_rounded=1, not_finite=0, batch_differing_bits=0, stride_differing_bits=0
+        )
+
+
 def test_a_wrong_formula_is_not_found_without_a_reference() -> None:
     result = ask(rms_norm_of_another_eps, "bh,h->bh", shapes=[(6, 64)], draws=DRAWS)
     result.check(**LIMITS)

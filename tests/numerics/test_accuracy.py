@@ -82,6 +82,12 @@ def test_an_infinity_that_the_truth_rounds_to_is_right() -> None:
     assert (short.max_ulp, short.max_scaled_ulp, short.excess, short.worst) == (1, INF, INF, (0, 0))
 
 
+def test_a_format_that_saturates_is_right_at_its_largest_number() -> None:
+    t = rows([1e5, -1e5, 3.0])
+    found = accuracy(round_once(t, torch.float8_e4m3fn), t, torch.zeros(1, dtype=torch.float64))
+    assert found == Accuracy(3, 3, 0, 0.0, 0.0, 0.0, 0.0, None)
+
+
 def test_both_zeros_are_correct() -> None:
     zeros = torch.tensor([[0.0, -0.0]])
     assert accuracy(zeros, -zeros.double(), torch.zeros(1).double()) == Accuracy(2, 2, 0, 0.0, 0.0, 0.0, 0.0, None)
