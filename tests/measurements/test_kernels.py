@@ -16,7 +16,7 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.kernels import KernelAccuracy
 from stabilitykit.measurements.measure import measure
-from stabilitykit.measurements.trials import alone
+from stabilitykit.measurements.trials import alone, true_result
 from stabilitykit.numerics.bits import bits_equal, nudge, pattern
 from stabilitykit.results.result import Result
 from stabilitykit.subjects.draws import DRAWS
@@ -180,6 +180,8 @@ def test_each_row_is_judged_at_its_own_place() -> None:
     assert by_variant["row 2 alone"]["differing_bits"] == 0
     assert by_variant["row 1 alone"]["index"] == "1, 1"
     assert by_variant["row 1 alone"]["differing_bits"] == 1
+    (x,) = Kernel(last, "hb->hb", batch_axis="b").draw((4, 3), "normal", (0, 0))
+    assert [by_variant[f"row {row} alone"]["truth"] for row in range(3)] == x[1].double().tolist()
 
 
 def test_an_index_of_several_axes_is_that_of_the_kernels_own_output() -> None:
@@ -352,6 +354,14 @@ def test_the_excess_excuses_what_an_input_ulp_does() -> None:
     assert excused["max_scaled_ulp"] > 30
     assert 0.9 < excused["excess"] < 1.2
     assert 36 < found["excess"] < 48
+
+
+def test_what_an_input_ulp_does_is_the_largest_of_three_patterns() -> None:
+    # The two inputs of a row move its difference by 0 or by 2 ULP; no row of 200 stays at 0 in all but one of eight.
+    kernel = Kernel(lambda x: x[:, :1] - x[:, 1:], "bh->bo")
+    truth = true_result(kernel, [torch.full((200, 2), 1.5)], None, (0,))
+    assert {move * 2**22 for move in truth.moved.tolist()} == {0, 1}
+    assert 0.05 < float((truth.moved == 0).double().mean()) < 0.25
 
 
 def test_the_noise_of_the_truth_is_what_a_float64_ulp_does() -> None:

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from stabilitykit.errors import InvalidError, UnreadableError, UsageError
 from stabilitykit.subjects import models, smollm2, weights
+from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.models import LoadedModel, adopt, available, load
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny
 
@@ -76,6 +77,22 @@ def test_a_tiny_model_is_ready_to_measure():
     assert loaded.tokenizer("ab").input_ids == [97, 98]
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_a_model_can_be_asked_and_says_what_it_is():
+    loaded = load("tiny", dtype="bfloat16")
+    assert isinstance(loaded, Measurable)
+    assert loaded.describe() == {
+        "name": "tiny",
+        "model": "tiny",
+        "model_digest": loaded.digest,
+        "architecture": "LlamaForCausalLM",
+        "dtype": "bfloat16",
+        "device": "cpu",
+    }
+    loaded.counter.calls += 1
+    assert (loaded.counter.calls, loaded.loaded) == (1, loaded)
+    assert load("tiny").counter.calls == 0
 
 
 def test_a_folder_gives_the_same_weights_and_texts(folder):
