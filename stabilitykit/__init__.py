@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Measurement as Measurement
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
+    from stabilitykit.measurements.boundary_jump import BoundaryJump as BoundaryJump
     from stabilitykit.measurements.chains import BlockGain as BlockGain
     from stabilitykit.measurements.chains import MatmulChain as MatmulChain
     from stabilitykit.measurements.chains import WeightGain as WeightGain
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
+    from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
     from stabilitykit.numerics.bits import bits_equal as bits_equal
@@ -95,6 +97,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "KernelPair",
     "FirstChange",
     "StabilityFan",
+    "StabilitySpectrum",
+    "BoundaryJump",
     "Staircase",
     "Rotation",
     "SingularSpectrum",
@@ -143,6 +147,7 @@ _HOMES = {
     "errors": ("InvalidError", "StabilityError", "UnreadableError", "UnsupportedError", "UsageError"),
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
+    "measurements.boundary_jump": ("BoundaryJump",),
     "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
@@ -168,6 +173,7 @@ _HOMES = {
     "measurements.representability": ("Representability",),
     "measurements.rotation": ("Rotation",),
     "measurements.spectrum": ("SingularSpectrum",),
+    "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
     "numerics.bits": ("bits_equal",),

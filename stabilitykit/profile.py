@@ -18,6 +18,7 @@ class Profile:
     many blocks are taken apart, None for all; `fates`: rays, and changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
     `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
     kind.
+    `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Profile:
     directions: int
     angles: int
     singular: int | Literal["all"]
+    vectors: int | Literal["all"]
+    beyond: int
     examples: int
     prompts: int | None
     gains: tuple[str, ...]
@@ -52,6 +55,8 @@ PROFILES = {
         directions=20,
         angles=72,
         singular=5,
+        vectors=64,
+        beyond=8,
         examples=10,
         prompts=1,
         gains=("v1", "v2", "v5"),
@@ -74,6 +79,8 @@ PROFILES = {
         directions=64,
         angles=360,
         singular=16,
+        vectors=192,
+        beyond=32,
         examples=50,
         prompts=3,
         gains=("v1", "v2", "v5", "v_middle", "v_last"),
@@ -96,6 +103,8 @@ PROFILES = {
         directions=256,
         angles=1000,
         singular="all",
+        vectors="all",
+        beyond=128,
         examples=500,
         prompts=None,
         gains=(

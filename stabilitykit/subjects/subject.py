@@ -244,8 +244,11 @@ class FunctionSubject(Subject):
         return torch.cat(rows).detach()
 
     def vjp(self, U: Tensor) -> Tensor:
-        """Return J'u by reverse mode, all rows in one batch."""
+        """Return J'u by reverse mode, all rows in one batch; UnsupportedError where autograd refuses."""
         self.counter.backwards += len(U)
         X = self.copies(len(U)).requires_grad_()
-        (gradient,) = torch.autograd.grad((self.fn(X) * U.to(X)).sum(), X)
+        try:
+            (gradient,) = torch.autograd.grad((self.fn(X) * U.to(X)).sum(), X)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnsupportedError(f"{self.name} has no reverse derivative: {str(error).splitlines()[0]}") from error
         return gradient

@@ -24,8 +24,10 @@ def suite(profile, loaded):
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
         (sk.BatchInvariance(sizes=profile.sizes, lengths=profile.lengths), prefill),
-        (sk.FirstChange(direction=rays), decode),
+        (sk.FirstChange(direction=rays, beyond=profile.beyond), decode),
         (sk.StabilityFan(angles=profile.angles), decode),
+        (sk.StabilitySpectrum(indices=profile.vectors, control=profile.directions), decode),
+        (sk.BoundaryJump(angles=profile.angles), decode),
         (sk.SingularSpectrum(k=profile.singular), prefill),
         (sk.Staircase(n=profile.stairs), decode),
         (sk.Rotation(shifts=profile.turns), decode),

@@ -155,6 +155,12 @@ def test_a_subject_without_derivatives_or_blocks_says_so() -> None:
     assert list(bare.relatives([1, 2])) == [bare]
 
 
+def test_a_function_that_autograd_refuses_says_so() -> None:
+    subject = FunctionSubject(lambda X: X.detach(), X0, name="cut off")
+    with pytest.raises(UnsupportedError, match="cut off has no reverse derivative: element 0 of tensors does not"):
+        subject.vjp(torch.ones(1, 3))
+
+
 def test_neighbours_are_permutations_fixed_by_the_seed() -> None:
     x0 = torch.arange(50.0)
     subject = FunctionSubject(linear, x0)
