@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
     from stabilitykit.measurements.representability import Representability as Representability
+    from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
@@ -100,6 +101,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "StabilitySpectrum",
     "BoundaryJump",
     "Staircase",
+    "Regimes",
     "Rotation",
     "SingularSpectrum",
     "LayerProfile",
@@ -171,6 +173,7 @@ _HOMES = {
     ),
     "measurements.noise_test": ("NoiseTest",),
     "measurements.representability": ("Representability",),
+    "measurements.regimes": ("Regimes",),
     "measurements.rotation": ("Rotation",),
     "measurements.spectrum": ("SingularSpectrum",),
     "measurements.stability_spectrum": ("StabilitySpectrum",),

@@ -10,12 +10,13 @@ from typing import Literal
 class Profile:
     """Counts the ready-made suite asks for; any test may use them as `stability.profile`.
 
-    `runs`: repetitions of one forward. `sizes`, `lengths`: batch sizes and prompt lengths in tokens.
-    `directions`: random directions searched for their first change. `angles`: rays of a fan. `singular`: how many
-    singular values. `examples`: Hypothesis draws. `prompts`: how many prompts, None for all. `gains`: directions along
-    which the gain is taken, an index past the last meaning the last; `smoothing`: noise draws that it is averaged over;
-    `noise`: draws of each kind of noise. `epsilons`: steps, relative to |x0|, followed from block to block; `opened`: how
-    many blocks are taken apart, None for all; `fates`: rays, and changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
+    `runs`: repetitions of one forward. `sizes`, `lengths`: batch sizes and prompt lengths in tokens. `directions`:
+    random directions searched for their first change. `regimes`: random directions stepped along, and steps a decade.
+    `angles`: rays of a fan. `singular`: how many singular values. `examples`: Hypothesis draws. `prompts`: how many
+    prompts, None for all. `gains`: directions along which the gain is taken, an index past the last meaning the last;
+    `smoothing`: noise draws that it is averaged over; `noise`: draws of each kind of noise. `epsilons`: steps, relative
+    to |x0|, followed from block to block; `opened`: how many blocks are taken apart, None for all; `fates`: rays, and
+    changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
     `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
     kind.
     `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
@@ -26,6 +27,7 @@ class Profile:
     sizes: tuple[int, ...]
     lengths: tuple[int, ...]
     directions: int
+    regimes: tuple[int, int]
     angles: int
     singular: int | Literal["all"]
     vectors: int | Literal["all"]
@@ -53,6 +55,7 @@ PROFILES = {
         sizes=(2, 8),
         lengths=(1, 2, 3, 4, 5, 6, 7, 8),
         directions=20,
+        regimes=(2, 4),
         angles=72,
         singular=5,
         vectors=64,
@@ -77,6 +80,7 @@ PROFILES = {
         sizes=(2, 3, 8, 16, 64),
         lengths=(1, 2, 3, 4, 5, 6, 7, 8, 33),
         directions=64,
+        regimes=(6, 8),
         angles=360,
         singular=16,
         vectors=192,
@@ -101,6 +105,7 @@ PROFILES = {
         sizes=(2, 3, 4, 5, 7, 8, 15, 16, 31, 32, 63, 64, 128),
         lengths=(1, 2, 3, 4, 5, 6, 7, 8, 33, 128, 512),
         directions=256,
+        regimes=(30, 16),
         angles=1000,
         singular="all",
         vectors="all",

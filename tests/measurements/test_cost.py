@@ -7,7 +7,7 @@ import stabilitykit as sk
 from stabilitykit import strategies
 from stabilitykit.profile import PROFILES
 
-CAP = 2500
+CAP = 4000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
@@ -28,6 +28,10 @@ def suite(profile, loaded):
         (sk.StabilityFan(angles=profile.angles), decode),
         (sk.StabilitySpectrum(indices=profile.vectors, control=profile.directions), decode),
         (sk.BoundaryJump(angles=profile.angles), decode),
+        (
+            sk.Regimes(["v1", "v2", *strategies.gaussians(profile.regimes[0], 64)], points=profile.regimes[1]),
+            decode,
+        ),
         (sk.SingularSpectrum(k=profile.singular), prefill),
         (sk.Staircase(n=profile.stairs), decode),
         (sk.Rotation(shifts=profile.turns), decode),

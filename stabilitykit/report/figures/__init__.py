@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from stabilitykit.report.figures import batches, chains, changes, fan, kernels, rotation, spectrum, staircase
+from stabilitykit.report.figures import batches, chains, changes, fan, kernels, regimes, rotation, spectrum, staircase
 from stabilitykit.report.figures.figure import Figure
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DRAWINGS", "Figure", "figures"]
 
 DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
+    "Regimes": regimes.draw,
     "StabilityFan": fan.draw,
     "SingularSpectrum": spectrum.draw,
     "BatchInvariance": batches.draw,
