@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stabilitykit.subjects.calls import Call, recorded
+from stabilitykit.subjects.calls import FOREIGN, Call, recorded
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.sites import Tap
 from stabilitykit.subjects.states import by_token
@@ -86,7 +86,7 @@ def _error(
     try:
         for name in chain:
             state = true[name].again(exact, exact.model.get_submodule(name), state)
-    except (RuntimeError, TypeError) as error:
+    except FOREIGN as error:
         return f"{name} cannot be run alone: {str(error).splitlines()[0]}"
     return told[chain[-1]].left.double() - state
 

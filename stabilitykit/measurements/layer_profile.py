@@ -130,7 +130,7 @@ class LayerProfile(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """Upper bound: all inputs distinct, and the references too unless they are x0; the noise floor included."""
-        return Cost(forwards=profile_rows(self.grid, subject, self.oracle) + 2 * subject.batch + 15)
+        return Cost(forwards=profile_rows(self.grid, subject, self.oracle))
 
     def find(self, subject: Subject) -> Finding:
         """Run the distinct pairs, natively and in true float64, and set them side by side."""
@@ -169,11 +169,14 @@ def both(
 
 
 def profile_rows(grid: Grid, subject: Subject, oracle: bool) -> int:
-    """Return the most rows that the pairs of a grid can take: with their references, the oracle and its self-test."""
+    """Return the most rows that a grid can take: its pairs, their references, and, for each of these, the oracle.
+
+    The oracle's self-test, the baseline that a named direction needs, and the noise floor are in it.
+    """
     B = subject.batch
     batches = math.ceil(grid.count() / B)
     sides = batches + (1 if grid.reference == "origin" else batches)
-    return B * (sides + (sides + 3 if oracle else 0))
+    return B * (sides + (sides + 3 if oracle else 0)) + 3 * B + 15
 
 
 def _profiles(pairs: Sequence[Pair], places: Sequence[int | None], tables: dict[str, list[Column]]) -> list[list[Row]]:

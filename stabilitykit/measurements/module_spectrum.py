@@ -133,8 +133,11 @@ class ModuleSpectrum(Measurement):
         )
 
     def _names(self, subject: CausalLMSubject) -> list[str]:
-        """Return every module whose states are needed."""
+        """Return every module whose states are needed; UsageError for one that does not exist."""
         if self.modules:
+            known = dict(subject.model.named_modules())
+            if unknown := [name for name in self.modules if name not in known]:
+                raise UsageError(f"the model has no module {unknown[0]!r}; see model.named_modules()")
             return list(self.modules)
         blocks = block_number(self.block, subject.depth)
         opened = [name for block in self._opened(subject) for name in children(subject, block)]
@@ -176,9 +179,7 @@ def _twin(subject: CausalLMSubject) -> tuple[CausalLMSubject | None, str]:
 
 
 def _named(subject: CausalLMSubject, name: str, twin: CausalLMSubject | None, course: Course | None) -> Part:
-    """Return a module that was asked for by name; UsageError if there is none."""
-    if name not in dict(subject.model.named_modules()):
-        raise UsageError(f"the model has no module {name!r}; see model.named_modules()")
+    """Return a module that was asked for by name."""
     stems = subject.anatomy.block_names
     block = next((k for k, stem in enumerate(stems) if name == stem or name.startswith(f"{stem}.")), None)
     label = name if block is None else relative(name, stems[block])

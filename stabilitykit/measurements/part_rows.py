@@ -86,6 +86,7 @@ def attributed(
 
 
 def _outermost(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a row is of a named module that lies in no other named one."""
-    others = [other["module"] for other in rows if other["part"] == "module" and other is not row]
+    """Whether a row is of a named module that lies in no other named one with a share."""
+    known = [other for other in rows if other["part"] == "module" and not math.isnan(other["share"])]
+    others = [other["module"] for other in known if other is not row]
     return row["part"] == "module" and not any(row["module"].startswith(f"{name}.") for name in others)

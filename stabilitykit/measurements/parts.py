@@ -14,7 +14,7 @@ from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.numerics.spectrum import Triplets
 from stabilitykit.subjects.branches import branches, heaviest, norm_bound
-from stabilitykit.subjects.calls import Call, recorded
+from stabilitykit.subjects.calls import FOREIGN, Call, recorded
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.module_subject import ModuleSubject
 
@@ -60,6 +60,8 @@ class Linear:
                 self._alone[name] = ModuleSubject(self.parent, name)
             except UnsupportedError as error:
                 self._alone[name] = error
+            except FOREIGN as error:
+                self._alone[name] = UnsupportedError(f"{name} cannot be run alone: {error}")
         found = self._alone[name]
         if isinstance(found, UnsupportedError):
             raise found

@@ -85,6 +85,8 @@ def columns(
     `change_error` = |dh - dh64| / |dh64|, 1 where a change was absorbed; `forward_error` = |h(x) - h64(x)| / |h64(x)|.
     What divides by dh64 is nan where |dx| is under 1e-10 of `scale`, |x0|: the oracle has not proved that far down.
     """
+    if not pairs:
+        return []
     before, after = native.before[site], native.after[site]
     measures = compare(before, after, tau)
     dx = torch.stack([pair.delta.norm() for pair in pairs])

@@ -101,7 +101,7 @@ class SubmoduleProfile(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """Upper bound: all inputs distinct; the noise floor included."""
-        return Cost(forwards=profile_rows(self.grid, subject, self.oracle) + 2 * subject.batch + 15)
+        return Cost(forwards=profile_rows(self.grid, subject, self.oracle))
 
     def find(self, subject: Subject) -> Finding:
         """Read all modules in the forwards of the distinct pairs, natively and in true float64."""

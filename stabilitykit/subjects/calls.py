@@ -15,6 +15,9 @@ from stabilitykit.subjects import experts
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.states import by_token
 
+FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What a module may raise where it is run without the rest of its model: none of them says that the kit is wrong."""
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
