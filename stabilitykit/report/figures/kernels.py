@@ -201,9 +201,8 @@ def _word(rows: Rows) -> str:
         return ""
     if not any(row["differing_bits"] for row in rows):
         return "="
-    sizes = [row.get("changed_max_scaled_ulp") for row in rows]
-    known = [size for size in sizes if finite(size) is not None]
-    return "nan" if len(known) < len(sizes) else rough(max(known))
+    known = [size for row in rows if (size := finite(row.get("changed_max_scaled_ulp"))) is not None]
+    return "nan" if len(known) < len(rows) else rough(max(known))
 
 
 def _depth(rows: Rows) -> float | None:
