@@ -74,7 +74,7 @@ def test_every_reading_of_a_planted_quantiser_is_recovered(batch):
 
 
 def test_the_plateau_is_a_median_and_its_bound_a_maximum():
-    """Gains 2, 3, 8 along three axes, none rounded; the derivative is said to be 4."""
+    """Gains 2, 3, 8 along three axes, none rounded; the derivative is said to be 4 in float64, and 5 without."""
     gains = torch.tensor([2.0, 3.0, 8.0])
 
     class Uneven(FunctionSubject):
@@ -82,21 +82,39 @@ def test_the_plateau_is_a_median_and_its_bound_a_maximum():
             return Uneven(lambda X: X * gains.double(), self.x0.double())
 
         def jvp(self, V):
-            return 4 * V
+            return (4 if self.x0.dtype == torch.float64 else 5) * V
 
         def vjp(self, U):
-            return 4 * U
+            return self.jvp(U)
 
     found = values(tried(Uneven(lambda X: X * gains, torch.ones(3)), (0.25,), torch.eye(3)))
     assert found["plateau"] == 3
+    assert found["spectral_norm"] == pytest.approx(4)
     assert found["plateau_over_norm"] == pytest.approx(2)
     assert found["magnification_realised"] == 8
+
+
+def test_the_largest_true_magnification_has_a_place_of_its_own():
+    gains = torch.tensor([10.0, 3.0])
+    block = FunctionSubject(lambda X: X * gains, X0, exact=lambda X: X * torch.tensor([2.0, 3.0]))
+    found = tried(block, (0.25,), torch.eye(2)).values
+    assert (found["magnification_realised"].value, found["magnification_true"].value) == (10, 3)
+    assert found["magnification_realised"].place["direction"] == "0"
+    assert found["magnification_true"].place["direction"] == "1"
 
 
 def test_rounding_decides_from_the_largest_step_down():
     """A share below 1 at a small step does not count while a larger step is dominated."""
     read = values(tried(Quantiser(), tuple(Q * size for size in (4, 1 / 8, 5 / 16))))
     assert read["eps_rounding"] == Q * 5 / 16
+
+    def bumpy(X):
+        moved = X[:, :1] - 0.75
+        return 2 * X + 5 * ((moved > 0.1) & (moved < 0.2))
+
+    bump = tried(FunctionSubject(bumpy, X0, exact=doubled), (0.5, 0.125, 0.03125))
+    assert [row["rounding_share"] < 1 for row in bump.rows] == [True, False, True]
+    assert values(bump)["eps_rounding"] == 0.5
     read = values(tried(Quantiser(), (Q / 8, Q * 3 / 64)))
     assert read["eps_rounding"] == math.inf
     assert math.isnan(read["plateau"])
@@ -124,7 +142,7 @@ def test_each_row_is_compared_with_its_own_slot(batch):
     found = tried(FunctionSubject(by_slot, X0, batch=batch), (0.25, 0.125, 0.0625, 0.03125))
     assert [row["slot"] for row in found.rows] == [k % batch for k in range(4)]
     assert values(found)["magnification_realised"] == 2
-    assert values(found)["rounding_share"] == 0
+    assert [row["rounding_share"] for row in found.rows] == [0] * 4
 
 
 def test_the_jump_of_the_largest_magnification_is_set_against_the_noise():
@@ -171,6 +189,8 @@ def test_random_directions_come_with_v1_and_a_seed():
     ]
     assert found.rows[0]["magnification_true"] == pytest.approx(5, rel=1e-6)
     assert np.allclose(np.linalg.norm(found.arrays["directions"], axis=1), 1)
+    radii = [row["lattice_radius"] for row in found.rows]
+    assert values(found)["lattice_radius"] == min(radii) < max(radii)
     again, other = tried(block, (0.25, 0.125), 3), tried(block, (0.25, 0.125), 3, seed=1)
     assert np.array_equal(found.arrays["directions"], again.arrays["directions"])
     assert not np.array_equal(found.arrays["directions"][1:], other.arrays["directions"][1:])
@@ -182,18 +202,21 @@ def test_random_directions_come_with_v1_and_a_seed():
 @pytest.mark.parametrize(("unit", "length"), [("abs", 1.0), ("rel", 2.5), ("ulp", 2.0**-23)])
 def test_steps_are_lengths_in_the_unit(unit, length):
     block = FunctionSubject(doubled, torch.tensor([1.5, 2.0]))
-    (row,) = tried(block, (2.0**20 / 2**20,), unit=unit).rows
-    assert row["step"] == length
-    assert row["magnification_nominal"] == pytest.approx(2 * row["input_step"] / length)
+    (row,) = tried(block, (3.0,), -AXIS, unit=unit).rows
+    assert (row["epsilon"], row["step"], row["coords_moved"]) == (3, 3 * length, 1)
+    assert row["magnification_nominal"] == pytest.approx(2 * row["input_step"] / (3 * length))
 
 
 def test_the_rule_rounds_the_input():
     x0, d = torch.tensor([1.0]), torch.tensor([1.0 / 3])
+    sizes = tuple(0.1 * k for k in range(1, 40))
+    steps = {}
     for rule in ("p64r", "p32"):
-        (row,) = tried(FunctionSubject(doubled, x0), (1e-3,), d, rule=rule).rows
-        s = torch.tensor(1e-3, dtype=torch.float64)
-        moved = (x0.double() + s * d.double()).float() if rule == "p64r" else x0 + s.float() * d
-        assert row["input_step"] == float(moved.double() - 1)
+        steps[rule] = [row["input_step"] for row in tried(FunctionSubject(doubled, x0), sizes, d, rule=rule).rows]
+    S = torch.tensor(sizes, dtype=torch.float64)
+    assert steps["p64r"] == ((x0.double() + S * d.double()).float().double() - 1).tolist()
+    assert steps["p32"] == ((x0 + S.float() * d).double() - 1).tolist()
+    assert steps["p64r"] != steps["p32"]
 
 
 @pytest.mark.parametrize(
