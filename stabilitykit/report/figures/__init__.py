@@ -8,7 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from stabilitykit.report.figures import batches, chains, changes, fan, kernels, regimes, rotation, spectrum, staircase
+from stabilitykit.report.figures import (
+    batches,
+    chains,
+    changes,
+    fan,
+    fate,
+    kernels,
+    parts,
+    profiles,
+    regimes,
+    rotation,
+    spectrum,
+    staircase,
+    submodules,
+)
 from stabilitykit.report.figures.figure import Figure
 
 if TYPE_CHECKING:
@@ -24,6 +38,10 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "FirstChange": changes.draw,
     "Staircase": staircase.draw,
     "Rotation": rotation.draw,
+    "LayerProfile": profiles.draw,
+    "SubmoduleProfile": submodules.draw,
+    "ModuleSpectrum": parts.draw,
+    "Fate": fate.draw,
     "MatmulChain": chains.draw,
     "WeightGain": chains.draw,
     "BlockGain": chains.draw,
