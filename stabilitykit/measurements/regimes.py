@@ -21,6 +21,7 @@ from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.measurements.thresholds import Floats, interval, redrawn, spread
 from stabilitykit.numerics.lattice import RULES, Lattice
 from stabilitykit.results.metric import Metric, Reading
+from stabilitykit.results.result import Worst
 from stabilitykit.subjects.subject import Subject
 
 _PER_RAY = (
@@ -163,6 +164,7 @@ class Regimes(Measurement):
                 **{name: np.array([band.values[name] for band in bands]) for name in _WORST},
                 "directions": directions.double().cpu().numpy(),
             },
+            worst=_nearest(bands),
             noise=subject.noise_floor().sentence,
             about={"oracle": "noise" if reason else "true float64"},
         )
@@ -280,6 +282,13 @@ def _sentence(bands: Sequence[Band], tolerance: float, reason: str) -> str:
     if reason:
         said.append(f"Without float64 ({reason}), to follow means a change of {1 / tolerance:.3g} times the noise.")
     return " ".join(said)
+
+
+def _nearest(bands: Sequence[Band]) -> Worst | None:
+    """Return the first change nearest to the input: the steps around it in units of |d|."""
+    ray = min((band.ray for band in bands), key=lambda ray: ray.stable)
+    last, first = (f"{step!r} ({step.hex()})" for step in (ray.s_last_same, ray.s_first_changed))
+    return Worst(f"ray {ray.label}", "same bits at s =", last, "others at s =", first) if ray.changed.any() else None
 
 
 def _rays(n: int) -> str:

@@ -101,6 +101,10 @@ GLOSSARY = {
     "correctly rounded": "Equal to the true result, rounded once to the dtype: no better result exists in it.",
     "input lattice": "The grid of inputs that floating-point numbers can represent. Between two grid points the input, "
     "and so the output, cannot change.",
+    "stable": "Steps so small that no bit of the output changes.",
+    "chaotic": "Steps at which the output moves, but as its rounding does, not as the function: the change is off by "
+    "more than a tenth.",
+    "signal": "Steps at which the output changes as the same function does in float64, to within a tenth.",
     "radius": "The largest step along a direction for which every output bit stays the same.",
     "lattice radius": "The step at which the rounded input itself first changes. No model can react earlier.",
     "rho": "Radius divided by lattice radius: 1 means that the very first change of the input comes through.",

@@ -289,6 +289,7 @@ def test_no_change_at_all():
     assert read(result, "eps_stable") == pytest.approx(NORM * 10, rel=0.5)
     assert (read(result, "eps_signal"), read(result, "chaotic_decades")) == (math.inf, 0)
     assert "no bit of the output changes" in result.sentence
+    assert result.worst is None
     (ray,) = part(result, "ray")
     assert (ray["chaotic"], ray["signal"], ray["s_first_changed"]) == (0, 0, math.inf)
 
@@ -456,6 +457,10 @@ def test_as_a_gate():
         result.check(eps_stable=1e-3)
     assert str(failure.value).startswith("Regimes(directions=tensor(4,)")
     assert "eps_stable 2.41399e-06 breaks >= 0.001" in str(failure.value).splitlines()[0]
+    (ray,) = part(result, "ray")
+    last, first = ray["s_last_same"], ray["s_first_changed"]
+    said = f"worst at ray 0: same bits at s = {last!r} ({last.hex()})   others at s = {first!r} ({first.hex()})"
+    assert said in str(failure.value)
 
 
 def test_over_several_prompts_the_worst_is_kept():
