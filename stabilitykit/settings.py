@@ -24,7 +24,7 @@ COMMAND = "STABILITYKIT_COMMAND"
 NOTHING_MEASURED = 64
 """Added to the exit code of the error for which `stabilitykit run` measured nothing; pytest's own codes are below."""
 
-_ASIDE = {"report", "suite", "resume", "progress"}
+_ASIDE = {"report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -68,6 +68,7 @@ OPTIONS = (
     Option(
         "resume", "go on with the run that was stopped in the report folder; measure only what it lacks", kind="flag"
     ),
+    Option("dry-run", "state what each check would cost, and measure nothing", kind="flag"),
     Option("progress", "draw progress bars also where no terminal is seen", kind="flag"),
 )
 
@@ -91,6 +92,7 @@ class Settings:
     suite: bool = False
     replay: Path | None = None
     resume: bool = False
+    dry_run: bool = False
     progress: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
         resume=_resume(raw["resume"], report),
+        dry_run=bool(raw["dry-run"]),
         progress=bool(raw["progress"]),
     )
 

@@ -45,6 +45,17 @@ class Cost:
         """Add two costs."""
         return Cost(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
+    def __mul__(self, times: int) -> Cost:
+        """Return the cost of asking so often."""
+        return Cost(**{name: getattr(self, name) * times for name in self.__dataclass_fields__})
+
+    def __str__(self) -> str:
+        """Return e.g. `about 1,216 forwards, 4,608 first blocks`."""
+        words = {"forwards": "forward", "backwards": "backward", "screened": "first block", "calls": "call"}
+        counted = [(getattr(self, name), word) for name, word in words.items()]
+        said = [f"{count:,} {word}{'s' * (count != 1)}" for count, word in counted if count]
+        return f"about {', '.join(said)}" if said else "no rows through the model"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, count, resolve
 from stabilitykit.measurements.radii import Rows, readings_of, sentence_of
 from stabilitykit.measurements.rays import RaySearch, check_count, search
 from stabilitykit.results.metric import Metric, Reading
@@ -47,7 +47,7 @@ class FirstChange(RaySearch):
 
     def cost(self, subject: Subject) -> Cost:
         """Return the expected rows."""
-        return self.expected(subject, len(resolve(self.direction, subject)[0]))
+        return self.expected(subject, count(self.direction))
 
     def find(self, subject: Subject) -> Finding:
         """Search all rays."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.base import Cost, Finding
 from stabilitykit.measurements.boundary import around, check_plane
-from stabilitykit.measurements.directions import Directions, resolve, singular
+from stabilitykit.measurements.directions import Directions, count, resolve, singular
 from stabilitykit.measurements.jumps import jump_rows
 from stabilitykit.measurements.rays import RaySearch, Row, search
 from stabilitykit.numerics.correlation import rank_interval, spearman
@@ -80,7 +80,7 @@ class BoundaryJump(RaySearch):
 
     def cost(self, subject: Subject) -> Cost:
         """Return the expected rows; the products for |J dx| and for sigma_1 are counted as backwards."""
-        rays = self.angles if self.directions is None else len(resolve(self.directions, subject)[0])
+        rays = self.angles if self.directions is None else count(self.directions)
         return self.expected(subject, rays) + Cost(backwards=rays + 60)
 
     def find(self, subject: Subject) -> Finding:

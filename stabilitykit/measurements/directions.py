@@ -83,6 +83,13 @@ def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]
     return torch.stack([_one(direction, subject) for direction in wanted]), [_label(one) for one in wanted]
 
 
+def count(directions: Directions) -> int:
+    """Return how many directions there are, without computing one that is only named: what stating a cost needs."""
+    if isinstance(directions, Tensor):
+        return len(directions) if directions.dim() == 2 else 1
+    return len(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else 1
+
+
 def _one(direction: str | Recipe, subject: Subject) -> Tensor:
     if isinstance(direction, str):
         match = _NAME.fullmatch(direction)

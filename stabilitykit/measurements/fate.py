@@ -16,8 +16,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve
-from stabilitykit.measurements.pairs import rays
+from stabilitykit.measurements.directions import Directions, count, resolve
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.bits import bits_equal, same_bits
 from stabilitykit.numerics.lattice import RULES, Cell, Lattice
@@ -92,7 +91,7 @@ class Fate(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """Upper bound: every ray has all its cells."""
-        batches = math.ceil(rays(self.directions) * self.cells / subject.batch)
+        batches = math.ceil(count(self.directions) * self.cells / subject.batch)
         return Cost(forwards=(batches + 1) * subject.batch, screened=(batches + 1) * subject.batch)
 
     def find(self, subject: Subject) -> Finding:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, count, resolve
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics.bits import bits_equal, raw_bytes
 from stabilitykit.numerics.lattice import RULES, perturb
@@ -117,7 +117,7 @@ class Grid:
 
     def count(self) -> int:
         """Return how many pairs there are, without computing a named direction."""
-        return rays(self.direction) * len(self.signs) * len(self.steps())
+        return count(self.direction) * len(self.signs) * len(self.steps())
 
     def pairs(self, subject: Subject) -> list[Pair]:
         """Return the pairs, ray by ray: of each direction each sign, and along it each step."""
@@ -139,13 +139,6 @@ class Grid:
         reference, x = (perturb(x0, d, sign * step * length, self.rule) for step in bounds)
         heading = d * (sign if epsilon > start else -sign)
         return Pair(label, sign, epsilon, start, abs(epsilon - start) * length, heading, x, reference)
-
-
-def rays(directions: Directions) -> int:
-    """Return how many directions there are, without computing one that is only named."""
-    if isinstance(directions, Tensor):
-        return len(directions) if directions.dim() == 2 else 1
-    return len(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else 1
 
 
 def distinct(pairs: Sequence[Pair]) -> tuple[list[Pair], list[int | None]]:

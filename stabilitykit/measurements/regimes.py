@@ -15,7 +15,7 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.bands import Band
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.boundary import FirstChange
-from stabilitykit.measurements.directions import Directions, Recipe, resolve
+from stabilitykit.measurements.directions import Directions, Recipe, count, resolve
 from stabilitykit.measurements.scan import Flags, Plan, Ray, beyond_tangent, scan
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.measurements.thresholds import Floats, interval, redrawn, spread
@@ -130,7 +130,7 @@ class Regimes(Measurement):
     def cost(self, subject: Subject) -> Cost:
         """Upper bound in rows: the search, the scan natively and in float64 with its self-test, and the noise floor."""
         B, search, plan = subject.batch, FirstChange(direction=self.directions).cost(subject), self._plan(subject)
-        rays = range(len(resolve(self.directions, subject)[0]))
+        rays = range(count(self.directions))
         batches = math.ceil(plan.bins.size / B) * len(rays)
         batches += sum(
             math.ceil((plan.bins.size + 3 + len(beyond_tangent(subject, plan.steps(ray)))) / B) for ray in rays

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import facade, fixtures, hookspecs, options, recorder, replay, resume, suite
+from stabilitykit.plugin import facade, fixtures, hookspecs, options, plan, recorder, replay, resume, suite, testlog
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
@@ -74,35 +74,39 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let the facade find the test that is running."""
-    item.config.stash[recorder.CURRENT] = item
+    item.config.stash[testlog.CURRENT] = item
     try:
         return (yield)
     finally:
-        del item.config.stash[recorder.CURRENT]
+        del item.config.stash[testlog.CURRENT]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse markers that nothing reads, and retries."""
     options.check_marker(item)
-    if recorder.uses_stability(item):
+    if testlog.uses_stability(item):
         options.check_reruns(item)
+    elif item.config.stash[options.SETTINGS].dry_run:
+        pytest.skip(plan.SKIPPED)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Fail a test that leaves one of torch's global settings changed, or whose search found what does not repeat."""
-    if not recorder.uses_stability(item):
+    if not testlog.uses_stability(item):
         return (yield)
-    with recorder.log_of(item).watch.around(), recorder.naming(item):
+    with testlog.log_of(item).watch.around(), testlog.naming(item):
         yield
-        recorder.confirm(item)
+        if item.config.stash[options.SETTINGS].dry_run:
+            pytest.skip(plan.SKIPPED)
+        testlog.confirm(item)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Put back what a stopped run found in this test, in place of running it."""
-    return True if recorder.uses_stability(pyfuncitem) and resume.take_over(pyfuncitem) else None
+    return True if testlog.uses_stability(pyfuncitem) and resume.take_over(pyfuncitem) else None
 
 
 @pytest.hookimpl(wrapper=True)

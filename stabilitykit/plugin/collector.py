@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.errors import IncomparableError
-from stabilitykit.plugin import resume, suite
+from stabilitykit.plugin import plan, resume, suite
 from stabilitykit.plugin.options import SETTINGS
-from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, REFUSED, TAKEN
+from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
 from stabilitykit.settings import COMMAND, NOTHING_MEASURED
 
@@ -39,6 +39,7 @@ class Collector:
         self.resumption = config.stash.get(resume.RESUMED, None)
         self.journal = self._open_journal(self.settings.report) if self.settings.report else None
         self.taken = 0
+        self.planned: list[plan.Planned] = []
         self.refused = ""
         self.texts: list[str] = []
         self.kinds: dict[str, str] = {}
@@ -58,6 +59,7 @@ class Collector:
             self.refused = getattr(report, REFUSED)
             self.session.shouldstop = "not resumed"
             return
+        self.planned += plan.from_json(getattr(report, PLAN, "[]"))
         self.codes |= {getattr(report, CODE)} if hasattr(report, CODE) else set()
         taken = hasattr(report, TAKEN)
         for text in getattr(report, JSON, ()):
@@ -108,6 +110,9 @@ class Collector:
 
             terminalreporter.section("stability")
             lines += [*table(self.records()), *replay_lines(self.records())]
+        if self.settings.dry_run:
+            terminalreporter.section("stability: stated cost")
+            lines += plan.table(self.planned, self.settings.profile.name)
         lines += self.notes
         if self.index:
             lines.append(f"stability report: {self.index}")
@@ -137,6 +142,7 @@ class Collector:
 
     def _note(self, session: pytest.Session) -> None:
         """Say what was taken over and how to go on, and which limit held nothing: that looks like a gate passed."""
+        self.notes += plan.broken(self.records())
         self.notes += resume.notes(self.resumption, self.settings, len(self.texts), self.taken)
         if session.exitstatus == pytest.ExitCode.INTERRUPTED and self.settings.report:
             self.notes.append(resume.offer(self._command(), len(self.texts)))

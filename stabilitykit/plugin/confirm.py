@@ -12,7 +12,7 @@ from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.results.record import Record
 
 if TYPE_CHECKING:
-    from stabilitykit.plugin.recorder import TestLog
+    from stabilitykit.plugin.testlog import TestLog
     from stabilitykit.results.result import Result
 
 
@@ -32,7 +32,7 @@ def confirm(log: TestLog) -> None:
             if again is not None and entry["result"]:
                 result = again(recorded(stored, index))
                 _count(log, check_id, index, result)
-                if fingerprint(result) != entry["result"]:
+                if not log.records[check_id].recipes[index]["confirmed"]:
                     message = _differs(check_id, entry, result)
                     log.judge(check_id, "fail", message)
                     raise StabilityFailure(message, result)
@@ -42,9 +42,11 @@ def _count(log: TestLog, check_id: str, index: int, again: Result) -> None:
     record = log.records[check_id]
     assert record.result is not None
     recipes = [dict(entry) for entry in record.recipes]
-    recipes[index]["confirmed"] = fingerprint(again) == recipes[index]["result"]
+    same = fingerprint(again) == recipes[index]["result"]
+    recipes[index] |= {"confirmed": same, "failing": recipes[index]["failing"] or not same}
     result = replace(record.result, execution=record.result.execution + again.execution)
-    log.records[check_id] = replace(record, result=result, recipes=tuple(recipes))
+    stated = {name: count + log.stated_rows().get(name, 0) for name, count in record.stated.items()}
+    log.records[check_id] = replace(record, result=result, recipes=tuple(recipes), stated=stated)
 
 
 def _differs(check_id: str, entry: Mapping[str, Any], again: Result) -> str:

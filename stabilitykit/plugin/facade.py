@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.plugin import plan
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
-from stabilitykit.plugin.recorder import current
 from stabilitykit.plugin.replay import REPLAY
 from stabilitykit.plugin.resume import guard
+from stabilitykit.plugin.testlog import TestLog, current
 
 if TYPE_CHECKING:
     from stabilitykit.measurements.base import Asked, Measurement
@@ -53,32 +54,39 @@ class Stability:
         """
         __tracebackhide__ = True
         # Torch comes in here: a session that never measures does not wait for it.
-        from stabilitykit.measurements.measure import ask
-        from stabilitykit.measurements.progress import progress_to
         from stabilitykit.plugin.judging import record_and_judge, unmeasured
-        from stabilitykit.subjects.measurable import Measurable
 
         log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
-        subjects: Any = subject
-        if isinstance(subject, Iterable) and not isinstance(subject, Measurable):
-            subjects = list(subject)  # it may be asked more than once
-        guard(self._config, subjects if isinstance(subjects, list) else [subjects])
-
-        def asking(one: Measurement[Any]) -> Result:
-            with progress_to(stream(self._config)), self._sharing():
-                return ask(one, subjects)
-
+        subjects = _listed(subject)
+        guard(self._config, subjects)
+        ask = self._asking(log, subjects)
         try:
-            result = asking(measurement)
+            if self.settings.dry_run:
+                return cast("Result", plan.instead(log, log.check_id(name), measurement, subjects))
+            if log.check_id(name) not in log.records:
+                plan.announce(measurement, subjects, stream(self._config))
+            result = ask(measurement)
         except InvalidError as error:
-            unmeasured(log, measurement, name, error, asking)
+            unmeasured(log, measurement, name, error, ask)
             raise
         except UnsupportedError as error:
-            unmeasured(log, measurement, name, error, asking)
+            unmeasured(log, measurement, name, error, ask)
             pytest.skip(str(error))
-        record_and_judge(log, measurement, result, name, asking)
+        record_and_judge(log, measurement, result, name, ask)
         return result
+
+    def _asking(self, log: TestLog, subjects: Sequence[Any]) -> Callable[[Measurement[Any]], Result]:
+        """Return what asks these subjects any question, with progress, and keeps what it stated as its cost."""
+        from stabilitykit.measurements.measure import ask
+        from stabilitykit.measurements.progress import progress_to
+
+        def asking(measurement: Measurement[Any]) -> Result:
+            log.stated = plan.stated(measurement, subjects)
+            with progress_to(stream(self._config)), self._sharing():
+                return ask(measurement, subjects)
+
+        return asking
 
     def examples(self, check: str, dim: int, argument: str = "direction") -> Callable[[Test], Test]:
         """Return a decorator for a test under `@given`: it first gets the worst directions that a former run recorded.
@@ -143,6 +151,13 @@ class Stability:
         """Let go of a model and of its subjects: the next one may need the memory."""
         self._models = {key: model for key, model in self._models.items() if model is not loaded}
         self._subjects = {key: held for key, held in self._subjects.items() if held[0] is not loaded}
+
+
+def _listed(subject: Any) -> list[Any]:
+    """Return one subject, or several from anything that yields them, as a list: they may be asked more than once."""
+    from stabilitykit.subjects.measurable import Measurable
+
+    return [subject] if isinstance(subject, Measurable) or not isinstance(subject, Iterable) else list(subject)
 
 
 def load_model(spec: str, dtype: str, settings: Settings) -> Any:

@@ -15,8 +15,9 @@ from stabilitykit.plugin import suite
 from stabilitykit.plugin.merge import named
 from stabilitykit.plugin.options import SETTINGS, given
 from stabilitykit.plugin.recipes import trials
-from stabilitykit.plugin.recorder import TestLog, worker
+from stabilitykit.plugin.recorder import worker
 from stabilitykit.plugin.replay import REPLAY
+from stabilitykit.plugin.testlog import TestLog
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.results.limit import Bound, select
 from stabilitykit.results.record import Record
@@ -45,7 +46,16 @@ def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result
     replays = replay.compared(measurement, result) if replay else ()
     if any(one["promised"] and not one["same"] for one in replays) and result.verdict in ("pass", "measured"):
         result = replace(result, verdict="differs", sentence=f"{result.sentence} {_CHANGED}")
-    record = Record(check_id, log.item.nodeid, result.verdict, result, gate=gate, worker=worker(), replays=replays)
+    record = Record(
+        check_id,
+        log.item.nodeid,
+        result.verdict,
+        result,
+        gate=gate,
+        worker=worker(),
+        replays=replays,
+        stated=log.stated_rows(),
+    )
     log.file(record, tried)
     try:
         asked = select(log.item.config.stash[SETTINGS].limits, check_id, result.readings)

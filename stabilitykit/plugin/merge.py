@@ -23,6 +23,7 @@ def merge(first: Record, second: Record) -> Record:
         verdict=worse.verdict,
         message=second.message or first.message,
         examples=first.examples + second.examples,
+        stated=_sum(first.stated, second.stated),
         replays=_latest(first.replays + second.replays),
     )
     if first.result is None or second.result is None:
@@ -78,6 +79,10 @@ def _worst(reading: Reading, other: Reading | None) -> Reading:
 def _latest(replays: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
     """Return one comparison for each recorded direction, however often it was tried."""
     return tuple({(one["check_id"], one["direction"]): one for one in replays}.values())
+
+
+def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: first.get(name, 0) + second.get(name, 0) for name in (first or second)}
 
 
 def _severity(record: Record) -> int:

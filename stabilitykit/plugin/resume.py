@@ -13,8 +13,10 @@ from weakref import WeakSet
 import pytest
 
 from stabilitykit.errors import IncomparableError, StabilityError
-from stabilitykit.plugin.recorder import TestLog, log_of, source
+from stabilitykit.plugin.options import SETTINGS
+from stabilitykit.plugin.recorder import source
 from stabilitykit.plugin.replay import REPLAY
+from stabilitykit.plugin.testlog import TestLog, log_of
 from stabilitykit.report.journal import NAME, Contents, Finished, resumable
 
 if TYPE_CHECKING:
@@ -153,6 +155,8 @@ def take_over(item: pytest.Item) -> bool:
     for result in resumption.results(finished):
         if not _still_holds(resumption, item, result):
             return False
+    if item.config.stash[SETTINGS].dry_run:
+        pytest.skip("dry run: this was measured already")
     log = log_of(item)
     log.taken = finished
     _restore(log, finished)

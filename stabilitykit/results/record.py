@@ -24,6 +24,7 @@ class Record:
     digest of all that was found along it), `failing` (measured last before the test failed), and `confirmed` (measured
     again from this record, with the same bits). `replays` says how directions of a former run compare with it.
     `resumed` marks what was not measured by this run, but taken over from the journal of the run that it goes on with.
+    `stated` is what the measurement said it would cost, under the names of `Execution`, for all its examples.
     """
 
     check_id: str
@@ -38,6 +39,7 @@ class Record:
     recipes: tuple[Mapping[str, Any], ...] = ()
     replays: tuple[Mapping[str, Any], ...] = ()
     resumed: bool = False
+    stated: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""

@@ -57,3 +57,14 @@ def test_stated_cost_bounds_the_work(loaded):
         if isinstance(measurement, sk.RunToRun | sk.BatchInvariance):
             assert took * 10 >= stated.forwards, measurement.title
         assert result.execution.backwards <= stated.backwards + 60, measurement.title
+
+
+def test_stating_a_cost_runs_nothing(loaded):
+    """Neither a row nor a product, also where directions are only named and would have to be computed."""
+    decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
+    named = [(sk.FirstChange("v3"), decode), (sk.BoundaryJump(directions=("v1", "-v2")), decode)]
+    for measurement, subject in [*suite(PROFILES["quick"], loaded), *named]:
+        getattr(subject, "baseline", None)
+        before = vars(subject.counter).copy()
+        measurement.cost(subject)
+        assert vars(subject.counter) == before, measurement.title

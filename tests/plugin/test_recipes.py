@@ -117,7 +117,9 @@ def test_what_does_not_repeat_fails_the_search(inner, listed):
     (record,) = run.run["records"]
     assert record["verdict"] == "fail"
     assert sentence in record["message"]
-    assert record["recipes"][0]["confirmed"] is False
+    assert [entry["confirmed"] for entry in record["recipes"]] == [False, False]
+    assert [entry["failing"] for entry in record["recipes"]] == [True, False]
+    assert "Measured last along" not in run.text
 
 
 def test_other_arrays_alone_fail_it_too(inner, listed):

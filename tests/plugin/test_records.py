@@ -132,7 +132,7 @@ def test_quiet_prints_the_path_alone(inner):
 def test_a_measurement_outside_a_test_is_refused(inner):
     run = inner(
         """
-from stabilitykit.plugin.recorder import CURRENT
+from stabilitykit.plugin.testlog import CURRENT
 
 def test_outside(stability, pytestconfig, monkeypatch):
     monkeypatch.setitem(pytestconfig.stash._storage, CURRENT, None)
