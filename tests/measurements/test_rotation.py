@@ -277,9 +277,14 @@ def test_the_studys_own_question_is_asked_exactly():
     assert 0 < sum(counts) < 200
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
 @pytest.mark.parametrize(("path", "batch"), [("prefill", 1), ("decode", 5)])
-def test_a_models_changes_are_those_of_one_call_each(path, batch):
-    subject = CausalLMSubject(load("tiny"), "The capital of France is", path=path, batch=batch)
+def test_a_models_changes_are_those_of_one_call_each(tiny, path, batch):
+    subject = CausalLMSubject(tiny, "The capital of France is", path=path, batch=batch)
     question = Rotation("v1", step=16, gaps=(0.2, 1.0), controls=1)
     result = measure(question, subject)
     directions = {}
