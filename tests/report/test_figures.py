@@ -33,7 +33,7 @@ def drawn(figure: Figure) -> go.Figure:
 def test_every_drawing_is_valid_plotly(results: dict[str, Result]) -> None:
     counts = {name: len([drawn(figure) for figure in figures(result)]) for name, result in results.items()}
     assert counts == {
-        "stability_fan": 2,
+        "stability_fan": 3,
         "singular_spectrum": 1,
         "batch_invariance": 2,
         "run_to_run": 0,

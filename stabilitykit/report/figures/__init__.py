@@ -14,12 +14,14 @@ from stabilitykit.report.figures import (
     changes,
     fan,
     fate,
+    jumps,
     kernels,
     parts,
     profiles,
     regimes,
     rotation,
     spectrum,
+    stability_spectrum,
     staircase,
     submodules,
 )
@@ -33,6 +35,8 @@ __all__ = ["DRAWINGS", "Figure", "figures"]
 DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Regimes": regimes.draw,
     "StabilityFan": fan.draw,
+    "StabilitySpectrum": stability_spectrum.draw,
+    "BoundaryJump": jumps.draw,
     "SingularSpectrum": spectrum.draw,
     "BatchInvariance": batches.draw,
     "FirstChange": changes.draw,

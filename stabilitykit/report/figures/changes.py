@@ -22,6 +22,7 @@ from stabilitykit.report.figures.figure import (
     log_axis,
     rough,
 )
+from stabilitykit.report.figures.islands import returns
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -44,13 +45,14 @@ _SINGLE_BARS = 24
 
 
 def draw(result: Result) -> list[Figure]:
-    """Return the radii, the cells and the jumps; nothing for a single direction, whose table says it all."""
+    """Return the radii, the cells, the jumps and the islands; nothing for a single direction: its table says it all."""
     rows = result.rows
-    drawn = [_radii(rows), _cells(rows), _jumps(rows)] if len(rows) > 1 else []
+    drawn = [radii(rows), _cells(rows), _jumps(rows), returns(rows)] if len(rows) > 1 else []
     return [figure for figure in drawn if figure is not None]
 
 
-def _radii(rows: Rows) -> Figure | None:
+def radii(rows: Rows) -> Figure | None:
+    """Return the radius against the lattice radius, a point a direction."""
     kept = [row for row in rows if finite(row.get("radius")) and finite(row.get("lattice_radius"))]
     if not kept:
         return None
