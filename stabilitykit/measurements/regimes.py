@@ -87,8 +87,9 @@ class Regimes(Measurement):
     Rows have a `part`: "ray", one for each ray with its thresholds and counts, then "point", one for each step with its
     regime and gains: nominal |Delta| / s |d|, realised |Delta| / |x - x0|, true |Delta64| / |x - x0|; `rounding_share`
     is the left side of the signal rule over |Delta64|. Arrays, (N,) each: the four thresholds; `directions` (N, H).
-    UsageError for impossible parameters. Cost: the search of `FirstChange`, decades x points rows a ray, about 1.5
-    times as many in float64, and a noise floor. Source: the three regimes of the study's paper.
+    UsageError for impossible parameters, InvalidError where an output is not finite: end the `decades` below that step.
+    Cost: the search of `FirstChange`, decades x points rows a ray, about 1.5 times as many in float64, and a noise
+    floor. Source: the three regimes of the study's paper.
     """
 
     directions: Directions = ("v1", "v2")

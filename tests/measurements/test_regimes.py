@@ -11,9 +11,9 @@ from stabilitykit.errors import UsageError
 from stabilitykit.measurements.boundary import FirstChange
 from stabilitykit.measurements.measure import combine, measure
 from stabilitykit.measurements.regimes import Regimes
-from stabilitykit.measurements.scan import Plan
+from stabilitykit.measurements.scan import Plan, scan
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.numerics.lattice import perturb
+from stabilitykit.numerics.lattice import Lattice, perturb
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
@@ -230,6 +230,14 @@ def test_rows_of_the_plan_and_of_the_certificate():
         assert all(row["eps_in_units"] <= 10 ** (row["decade"] + 1) * (1 + 1e-9) for row in own)
 
 
+def test_the_certified_point_is_drawn_with_no_other():
+    subject, plan = planted(1e-4), Plan(NORM, (-9, -2), 3, 0, 0.1)
+    (ray,) = scan(subject, None, [Lattice(X0, AXIS)], ["x"], plan)
+    assert (ray.strata == ray.strata[ray.certified]).sum() == 1
+    assert [int((ray.strata == decade).sum()) for decade in range(-9, -2)] == [3] * 7
+    assert math.isnan(ray.linear_end)
+
+
 def test_gains_and_errors_of_a_row():
     noise = 1e-3
     result = asked(planted(noise))
@@ -290,6 +298,7 @@ def test_no_change_at_all():
     assert (read(result, "eps_signal"), read(result, "chaotic_decades")) == (math.inf, 0)
     assert "no bit of the output changes" in result.sentence
     assert result.worst is None
+    assert read(result, "exact") == 0  # 512 inputs are not all that there are
     (ray,) = part(result, "ray")
     assert (ray["chaotic"], ray["signal"], ray["s_first_changed"]) == (0, 0, math.inf)
 
