@@ -112,14 +112,14 @@ GLOSSARY = {
     "exact": "Both sides of the first change are adjacent floating-point steps, and nothing between was left out.",
     "censored": "No change was found up to the end of the search, so the true radius is at least the number shown.",
     "island": "A stretch beyond the first change on which the output has the unperturbed output's bits again.",
-    "noise floor": "How far apart equal evaluations of the same input lie, in other batches, threads and paths. A jump of "
-    "that size is rounding, not a property of the function.",
-    "amplification": "The jump of the output over the step of the input at the first change. It says how small the step "
-    "was, unless the jump is well above the noise floor.",
+    "noise floor": "How far apart equal evaluations of the same input lie, in other batches, threads and paths. A jump "
+    "of that size is rounding, not a property of the function.",
+    "amplification": "The jump of the output over the step of the input at the first change. It says how small the "
+    "step was, unless the jump is well above the noise floor.",
     "null vector": "A singular vector whose strength is lost in rounding: which of these it is means nothing.",
     "control": "Random directions, searched like the others: what a direction without a meaning gives.",
-    "rank correlation": "Whether one quantity goes up with another: 1 always, -1 down instead, 0 neither. At a fixed third "
-    "one, what that one explains is taken out first.",
+    "rank correlation": "Whether one quantity goes up with another: 1 always, -1 down instead, 0 neither. At a fixed "
+    "third one, what that one explains is taken out first.",
     "crossover scale": "The step length from which on the output follows the derivative; below it rounding decides.",
     "concentration": "Whether changes gather at some places: 0 is what chance would do, 1 is a single place.",
     "plateau": "The steps for which rounding makes less than a tenth of the change: the part's own magnification.",

@@ -44,7 +44,7 @@ def test_every_figure_is_drawn_without_a_complaint(index: Path, tmp_path: Path, 
     plots = [element for element in tree.iter("div") if (element.get("class") or "").startswith("plot")]
     drawn = [plot for plot in plots if any("main-svg" in (e.get("class") or "") for e in plot.iter())]
     wanted = [script for script in tree.iter("script") if script.get("data-plot")]
-    assert len([plot for plot in drawn if plot.get("id")]) == len(wanted) == 10
+    assert len([plot for plot in drawn if plot.get("id")]) == len(wanted) == 11
     ink = {"0": "232, 234, 238", "1": "29, 33, 41"}[scheme]
     assert f"rgb({ink})" in dom, "figures do not follow the colour scheme"
 

@@ -61,7 +61,7 @@ def test_only_our_elements_and_attributes(tree: Element) -> None:
 def test_scripts_are_plotly_the_bootstrap_and_figures(tree: Element) -> None:
     scripts = list(tree.iter("script"))
     data = [script for script in scripts if script.get("type") == "application/json"]
-    assert len(data) == 10
+    assert len(data) == 11
     assert len(scripts) == len(data) + 2
     for script in data:
         figure = json.loads(script.text or "")
