@@ -141,7 +141,7 @@ class Side:
 
     def row(self, true: Side) -> dict[str, Any]:
         """Return the row of this dtype."""
-        said = {"sigma_1": self.sigma, "residual_1": self.residual, "v1_angle": _between(self.v1, true.v1)}
+        said = {"sigma_1": self.sigma, "residual_1": self.residual, "v1_angle": between(self.v1, true.v1)}
         return {"part": "dtype", "dtype": self.name, **said, "verdict": "measured"}
 
     def gain(self, chosen: int) -> float:
@@ -179,14 +179,14 @@ def _pair(a: Side, b: Side, chosen: int) -> dict[str, Any]:
         "dtype": a.name,
         "against": b.name,
         "sigma_difference": _relative(a.sigma, b.sigma),
-        "v1_angle": _between(a.v1, b.v1),
+        "v1_angle": between(a.v1, b.v1),
         "epsilon": a.steps[chosen]["epsilon"],
         "gain_difference": _relative(a.gain(chosen), b.gain(chosen)),
         "change_angle": math.degrees(angle(a.changes[chosen], b.changes[chosen])),
     }
 
 
-def _between(a: Tensor, b: Tensor) -> float:
+def between(a: Tensor, b: Tensor) -> float:
     """Return the angle of two axes in degrees, at most 90: the sign of a singular vector is arbitrary."""
     found = math.degrees(angle(a, b))
     return min(found, 180 - found)
@@ -202,7 +202,7 @@ def _readings(sides: Sequence[Side], chosen: int) -> dict[str, float | Reading]:
     columns: dict[str, Callable[[Side], float]] = {
         "sigma_deviation": lambda side: _relative(side.sigma, true.sigma),
         "gain_deviation": lambda side: _relative(side.gain(chosen), true.gain(chosen)),
-        "v1_angle": lambda side: _between(side.v1, true.v1),
+        "v1_angle": lambda side: between(side.v1, true.v1),
     }
     for name, value in columns.items():
         placed = [Reading(_SCHEMA[name], value(side), place={"dtype": side.name}) for side in others]

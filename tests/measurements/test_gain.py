@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.gain_cells import window
+from stabilitykit.measurements.gain import MOVES
+from stabilitykit.measurements.gain_cells import ulp_moves, window
 from stabilitykit.measurements.gain_readings import nearest
 from stabilitykit.subjects.precision import double_of
 
@@ -169,6 +170,41 @@ def test_without_an_oracle_rounding_reaches_as_far_as_one_ulp_moves_show():
     assert [row["regime"] for row in cells(ask(curved, **asked))] == ["nonlinear", "rounding"]
 
 
+def test_rounding_noise_is_the_median_and_the_largest_over_one_ulp_moves():
+    """Output noise 2**-12 where the first coordinate went up and four times that where it went down."""
+
+    def noisy(X):
+        up, down = (X[:, :1] > 0.5).to(X.dtype), (X[:, :1] < 0.5).to(X.dtype)
+        return X[:, 1:] + 2.0**-12 * up + 2.0**-10 * down
+
+    class Noisy(sk.FunctionSubject):
+        def jvp(self, V):
+            return V[:, 1:]
+
+    d = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    result = ask(Noisy(noisy, torch.tensor([0.5, 0.5]), batch=2), directions=d, epsilons=(0.1,), oracle=False)
+    moves = ulp_moves(torch.tensor([0.5, 0.5]), MOVES, 0)
+    effects = [2.0**-12 if move[0] > 0.5 else 2.0**-10 for move in moves]
+    assert set(effects) == {2.0**-12, 2.0**-10}
+    assert value(result, "rounding_noise") == pytest.approx(np.median(effects), rel=1e-3)
+    assert value(result, "rounding_noise_max") == pytest.approx(2.0**-10, rel=1e-3)
+
+
+def test_each_step_is_compared_with_the_baseline_of_its_own_slot():
+    """Natively and in float64; the draws of the noise as well."""
+
+    def slotted(X):
+        return 3 * X + torch.arange(len(X), dtype=X.dtype)[:, None]
+
+    subject = sk.FunctionSubject(slotted, torch.ones(2, dtype=torch.float64), batch=4)
+    result = ask(subject, directions="v1", epsilons=(0.1, 0.01, 0.001), noise="isotropic", samples=[3])
+    for row in cells(result):
+        assert row["gain_realised"] == row["gain_true"] == pytest.approx(3, rel=1e-9)
+    assert [row["gain_smoothed"] for row in result.rows if row["part"] == "smoothed"] == pytest.approx(
+        [3] * 6, rel=1e-6
+    )
+
+
 def test_curvature_is_no_rounding():
     """x + x**2 / 2 at 0: the gain of a step e is 1 + e / 2 up and 1 - e / 2 down."""
     subject = sk.FunctionSubject(lambda X: X + X * X / 2, torch.zeros(1, dtype=torch.float64))
@@ -181,6 +217,7 @@ def test_curvature_is_no_rounding():
     assert value(result, "gain_realised") == pytest.approx(1.25)
     assert result.readings["gain_realised"].place == {"direction": "0", "sign": "+", "epsilon": "0.5"}
     assert value(result, "deviation") == pytest.approx(0.25)
+    assert [row["ratio"] for row in cells(result)] == pytest.approx([1.25, 1.01, 0.75, 0.99])
     assert value(result, "nonlinear") == value(result, "linear") == 2
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.gain_by_dtype import TRUE, in_dtype
+from stabilitykit.measurements.gain_by_dtype import TRUE, between, in_dtype
 from stabilitykit.numerics.bits import bits_equal
 
 PROMPT = "The capital of France is"
@@ -62,6 +62,12 @@ def test_every_pair_of_dtypes_is_compared():
     same = pairs["float32", "float32"]
     assert [same[name] for name in ("sigma_difference", "gain_difference", "v1_angle")] == [0, 0, 0]
     assert pairs["float32", TRUE]["epsilon"] == 0.25
+
+
+def test_axes_have_no_sign():
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])
+    assert between(a, -a) == between(a, a) == 0
+    assert [between(a, side * b) for side in (1, -1)] == pytest.approx([45, 45])
 
 
 def test_a_step_that_a_dtype_absorbs_has_no_gain_there():

@@ -16,7 +16,7 @@ PROMPT = "The capital of France is"
 
 
 def head(margin, x0=(2.0, 0.0), batch=8):
-    """Two logits, the first larger by x_1 + margin: noise of standard deviation s flips with probability Phi(-m / s)."""
+    """Two logits, the first larger by x_1 + margin m: noise of standard deviation s flips it with Phi(-m / s)."""
 
     def fn(X):
         return torch.stack([X[:, 1] + margin, torch.zeros(len(X), dtype=X.dtype)], dim=1)
@@ -120,20 +120,38 @@ def test_the_jump_is_over_the_noise_floor():
 
 
 def test_angles_margins_and_divergence_by_hand():
-    """Logits (1, 0) become (-1, 0) by a shift of -2 of x_1."""
-    (row,) = rows(ask(head(1.0), sk.Coordinate(-2.0, "abs", index=1)), "draw")
-    p, q = torch.tensor([1.0, 0.0]).double().softmax(0), torch.tensor([-1.0, 0.0]).double().softmax(0)
+    """Logits (1, 0) become (-2, 0) by a shift of -3 of x_1."""
+    (row,) = rows(ask(head(1.0), sk.Coordinate(-3.0, "abs", index=1)), "draw")
+    p, q = torch.tensor([1.0, 0.0]).double().softmax(0), torch.tensor([-2.0, 0.0]).double().softmax(0)
     assert row["output_angle"] == pytest.approx(math.pi)
     assert row["kl"] == pytest.approx(float((p * (p / q).log()).sum()))
-    assert (row["margin_before"], row["margin_after"]) == (1, 1)
+    assert (row["margin_before"], row["margin_after"]) == (1, 2)
     assert (row["token_id_before"], row["token_id_after"], row["token_changed"]) == (0, 1, True)
     assert (row["logit_before"], row["logit_after"]) == (1, 0)
     assert (row["probability_before"], row["probability_after"]) == (
         pytest.approx(float(p[0])),
         pytest.approx(float(q[1])),
     )
-    assert (row["logit_l2"], row["logit_max_abs"], row["output_l2"]) == (2, 2, 2)
+    assert (row["logit_l2"], row["logit_max_abs"], row["output_l2"]) == (3, 3, 3)
     assert row["token_before"] == "", "a function has no tokenizer"
+
+
+def test_the_largest_logit_change_is_of_one_logit():
+    subject = sk.FunctionSubject(lambda X: X, torch.zeros(4, dtype=torch.float64))
+    result = ask(subject, sk.Constant(0.5, "abs"))
+    assert value(result, "max_logit_change") == 0.5
+    assert rows(result, "draw")[0]["logit_l2"] == 1
+
+
+def slotted(X):
+    """The identity with another offset in every slot of a batch."""
+    return X + torch.arange(len(X), dtype=X.dtype)[:, None]
+
+
+def test_each_draw_is_compared_with_the_baseline_of_its_own_slot():
+    subject = sk.FunctionSubject(slotted, torch.tensor([1.0, -1.0], dtype=torch.float64), batch=4)
+    for row in rows(ask(subject, sk.Gaussian(0.1, "abs"), draws=10), "draw"):
+        assert row["amplification"] == pytest.approx(1, rel=1e-9)
 
 
 def test_equal_inputs_are_run_once_and_no_noise_changes_nothing():
@@ -210,7 +228,7 @@ def test_a_round_trip_is_that_of_the_dtype_s_own_arithmetic(dtype):
 
 
 def test_a_large_round_trip_leaves_nothing_and_a_small_one_most():
-    """The study's labels: the constant is not the size of the change; at 32 every bfloat16 coordinate of 0.01 is lost."""
+    """The constant is not the size of the change; at 32 every bfloat16 coordinate of size 0.01 is lost."""
     x0 = 0.01 * torch.from_numpy(np.random.Generator(np.random.PCG64(0)).standard_normal(4096)).to(torch.bfloat16)
     change = {
         c: float((apply(sk.RoundTrip(c), x0) - x0).double().norm() / x0.double().norm()) for c in (2.0**-10, 1, 32)

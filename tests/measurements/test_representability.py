@@ -10,7 +10,7 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.representability import BINS, DECIMALS, DTYPES
-from stabilitykit.numerics.bits import ordered, spacing
+from stabilitykit.numerics.bits import from_total_order, ordered, spacing
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.resolution import thresholds
 
@@ -39,8 +39,6 @@ def rounded(value, dtype):
     guess = torch.tensor(float(value), dtype=torch.float64).to(dtype)
     best = None
     key = int(ordered(guess))
-    from stabilitykit.numerics.bits import from_total_order
-
     for near in range(key - 2, key + 3):
         order = near if near >= 0 else near - 1
         candidate = from_total_order(torch.tensor(order), dtype)
@@ -74,7 +72,7 @@ def test_every_column_of_a_step_against_exact_fractions(name):
         errors = [abs(m - w) / abs(w) for m, w in zip(moved, wanted, strict=True)]
         assert row["max_relative_error"] == pytest.approx(float(max(errors)), rel=1e-9)
         assert row["mean_relative_error"] == pytest.approx(float(sum(errors) / len(errors)), rel=1e-9)
-        steps = [int(round(abs(m) / Fraction(float(spacing(x))))) for m, x in zip(moved, x0, strict=True)]
+        steps = [round(abs(m) / Fraction(float(spacing(x)))) for m, x in zip(moved, x0, strict=True)]
         assert row["ulp_0"] == sum(step == 0 for step in steps)
         assert sum(value for column, value in row.items() if column.startswith("ulp_")) == 40
 
