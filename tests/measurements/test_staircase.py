@@ -442,6 +442,8 @@ def test_zeros_that_are_sampled_or_all_there_is_make_no_exact_list():
     assert rows[1]["s_first"] < 1e-30
     grid, _ = asked(lambda X: X, x0, direction=d, step=1e-9, n=9, unit="abs", scales=())
     assert (values(grid)["held"], values(grid)["exact"], values(grid)["inputs"]) == (0, 0, 10)
+    # A float of the listable coordinate a step, so that only the zero, which moves on, makes the grid leave inputs out.
+    d = torch.tensor([0.5, 1.0, 0.0])
     dense_too, _ = asked(lambda X: X, x0, direction=d, step=2.0**-24, n=9, unit="abs", scales=())
     assert (values(dense_too)["inputs"], values(dense_too)["exact"]) == (10, 0)
     only, _ = asked(lambda X: X, x0, direction=torch.tensor([1.0, 0, 0]), n=5, scales=())
