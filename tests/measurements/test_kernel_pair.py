@@ -138,7 +138,21 @@ def test_the_worst_trial_is_kept() -> None:
     assert bits_equal(torch.from_numpy(result.arrays["worst_output"]).bfloat16(), x)
     assert bits_equal(torch.from_numpy(result.arrays["worst_other_output"]).bfloat16(), off(x))
     assert {row["differing_bits"] for row in result.rows} == {0, 15}
-    assert values(result)["median_ulp"] == np.median([row["median_ulp"] for row in result.rows])
+    for seed in range(4):
+        result = pair(lambda x: x.clone(), off, draws=["normal"], tries=5, dtype="bfloat16", seed=seed)
+        assert (result.arrays["worst_output"] != result.arrays["worst_other_output"]).all()
+
+
+def test_the_median_is_that_of_the_trials() -> None:
+    def constant(value: float) -> Callable[..., np.ndarray]:
+        return lambda shape, random: np.full(shape, value)
+
+    def off(x: Tensor) -> Tensor:
+        steps = {1.5: 0, 2.5: 4, 3.5: 6}[float(x[0, 0])]
+        return nudge(x, steps) if x.dtype == torch.float32 else x * 1
+
+    found = values(pair(lambda x: x.clone(), off, draws=[constant(value) for value in (1.5, 2.5, 3.5)]))
+    assert (found["median_ulp"], found["max_ulp"]) == (4, 6)
 
 
 def test_the_stated_cost_is_what_both_are_called() -> None:

@@ -111,6 +111,28 @@ def test_a_wrong_element_is_found_and_sized() -> None:
     assert (result.worst.left, result.worst.right) == ("1.5 (0x3fc00000)", "1.50000143 (0x3fc0000c)")
 
 
+def test_the_worst_run_is_the_one_with_the_largest_excess_and_not_with_the_most_ulp() -> None:
+    def plain(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+        return np.full(shape, 1.5)
+
+    def uneven(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+        return np.broadcast_to([1.0, 2.0**-40, 1.0, 1.0, 1.0], shape)
+
+    def wrong(x: Tensor) -> Tensor:
+        y = x.contiguous().clone()
+        if x.dtype == torch.float32:
+            y[0] += torch.tensor([0, 0, 5 * 2.0**-23, 0, 0] if x[0, 0] == 1.5 else [0, 2.0**-30, 0, 0, 0])
+        return y
+
+    result = ask(wrong, draws=[plain, uneven])
+    assert values(result)["max_ulp"] > 1e6
+    assert result.readings["max_ulp"].place["draw"] == "uneven"
+    assert result.readings["excess"].place["draw"] == "plain"
+    assert result.worst is not None
+    assert result.worst.where.startswith("y[0, 2] at x0 = 1.5")
+    assert (result.arrays["worst_input_0"] == 1.5).all()
+
+
 def test_a_median_is_typical_and_not_the_worst() -> None:
     result = ask(lambda x: nudge(x, 2) if x.dtype == torch.float32 and x[0, 0] < 0 else same(x), tries=4, seed=1)
     medians = [row["median_ulp"] for row in result.rows if row["run"] == "whole"]

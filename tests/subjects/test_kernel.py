@@ -126,7 +126,10 @@ def test_each_run_is_counted_once_and_may_write_to_its_inputs() -> None:
     assert bits_equal(kernel.run(copies), kept * 2)
     assert bits_equal(kernel.true([x]), kept.double() * 2)
     assert bits_equal(x, kept)
-    assert (kernel.counter.calls, kernel.counter.forwards) == (2, 0)
+    wide = x.double()
+    kernel.true([wide])
+    assert bits_equal(wide, kept.double())
+    assert (kernel.counter.calls, kernel.counter.forwards) == (3, 0)
 
 
 def test_nothing_is_recorded_for_a_derivative() -> None:
