@@ -9,12 +9,12 @@ from stabilitykit import strategies
 def test_layer_profile(stability, stability_model):
     """Follow steps along the direction the output reacts to most, as run and in true float64."""
     asked = sk.LayerProfile(epsilons=stability.profile.epsilons)
-    stability.measure(asked, stability.subjects(path="decode", batch=16))
+    stability.measure(asked, stability.subjects(path="decode", batch=8))
 
 
 def test_submodule_profile(stability, stability_model):
     """Read every module of every block in the forwards of two such steps."""
-    stability.measure(sk.SubmoduleProfile(), stability.subject(path="decode", batch=16))
+    stability.measure(sk.SubmoduleProfile(), stability.subject(path="decode", batch=8))
 
 
 def test_module_spectrum(stability, stability_model):
@@ -33,7 +33,7 @@ def test_fate(stability, stability_model):
 
 def test_fate_of_drawn_directions(stability, stability_model):
     """Let Hypothesis draw the ray: axes, signs, sparse and dense vectors, combinations of singular vectors."""
-    subject = stability.subject(path="decode", batch=16)
+    subject = stability.subject(path="decode", batch=8)
     basis = sk.singular_vectors(subject, 2)
 
     @strategies.settings_for(stability.profile, stability.settings.seed)

@@ -100,7 +100,7 @@ class ModuleSpectrum(Measurement):
         """Upper bound of whole forwards; products of single modules are none."""
         asked = with_modules(subject)
         modules = len(self._names(asked)) + 1
-        return Cost(forwards=3 * modules + 3 * subject.batch + 12, backwards=1)
+        return Cost(forwards=3 * modules + 3 * subject.batch + 12, backwards=2 * self.max_products)
 
     def find(self, subject: Subject) -> Finding:
         """List the parts, take the spectrum of each, follow v_1 through them, and share the rounding out."""

@@ -20,7 +20,7 @@ from stabilitykit.subjects.subject import Subject
 States = Mapping[str, Tensor]
 Column = dict[str, float | int]
 
-EXACT = ("gain_exact", "relative_l2_exact", "gain_ratio", "excess", "change_error", "forward_error")
+EXACT = ("gain_exact", "relative_l2_exact", "gain_ratio", "excess", "rounding_share", "forward_error")
 """Columns that need true float64; nan without it."""
 
 
@@ -82,7 +82,8 @@ def columns(
 
     With dh = h(x) - h(reference) as evaluated and dh64 in true float64: those of `Comparison`; `gain_realised` = |dh| /
     |dx|; `gain_exact` = |dh64| / |dx|; `gain_ratio` = |dh| / |dh64|; `excess` = |h(x) - h64(x)| / |dh64|;
-    `change_error` = |dh - dh64| / |dh64|, 1 where a change was absorbed; `forward_error` = |h(x) - h64(x)| / |h64(x)|.
+    `rounding_share` = |dh - dh64| / |dh64|, 1 where a change was absorbed; `forward_error` = |h(x) - h64(x)| /
+    |h64(x)|.
     What divides by dh64 is nan where |dx| is under 1e-10 of `scale`, |x0|: the oracle has not proved that far down.
     """
     if not pairs:
@@ -108,7 +109,7 @@ def _oracle(native: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor], dx: Ten
         "relative_l2_exact": change / size(exact[0], dim=1),
         "gain_ratio": size(after - before, dim=1) / change,
         "excess": error / change,
-        "change_error": size(after - before - true, dim=1) / change,
+        "rounding_share": size(after - before - true, dim=1) / change,
         "forward_error": error / size(exact[1], dim=1),
     }
     return [{name: float(values[u]) for name, values in found.items()} for u in range(len(dx))]

@@ -72,7 +72,7 @@ class SubmoduleProfile(Measurement):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("excess", "", "lower", "largest rounding of a module next to the true change of its output"),
-        Metric("change_error", "", "lower", "largest relative error of a module's change"),
+        Metric("rounding_share", "", "lower", "largest |dh - dh64| / |dh64| of a module"),
         Metric("gain_realised", "output/input", "lower", "largest change of a module's output over the input's change"),
         Metric("top_share", "share", "lower", "largest share of one block in the growth through all blocks"),
         Metric("rounding_modules", "share", "lower", "share of modules with an excess over 1, at the smallest step"),
@@ -182,7 +182,7 @@ def _readings(
     metrics: Sequence[Metric], rows: Sequence[Row], shares: Mapping[int, float]
 ) -> dict[str, float | Reading]:
     schema = {metric.name: metric for metric in metrics}
-    found: dict[str, float | Reading] = {name: _largest(schema[name], rows) for name in ("excess", "change_error")}
+    found: dict[str, float | Reading] = {name: _largest(schema[name], rows) for name in ("excess", "rounding_share")}
     found["gain_realised"] = _largest(schema["gain_realised"], rows)
     top = max(shares, key=lambda block: shares[block], default=None)
     found["top_share"] = (

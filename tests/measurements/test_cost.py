@@ -7,7 +7,7 @@ import stabilitykit as sk
 from stabilitykit import strategies
 from stabilitykit.profile import PROFILES
 
-CAP = 6000
+CAP = 7000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
@@ -33,6 +33,10 @@ def suite(profile, loaded):
             decode,
         ),
         (sk.SingularSpectrum(k=profile.singular), prefill),
+        (sk.LayerProfile(epsilons=profile.epsilons), decode.with_batch(8)),
+        (sk.SubmoduleProfile(), decode.with_batch(8)),
+        (sk.ModuleSpectrum(inside=profile.opened, tolerance=0.01), prefill),
+        (sk.Fate(directions=rays[: profile.fates[0]], cells=profile.fates[1]), decode),
         (sk.Staircase(n=profile.stairs), decode),
         (sk.Rotation(shifts=profile.turns), decode),
         (sk.WeightGain(), prefill),

@@ -59,7 +59,7 @@ def test_exact_gains_are_those_of_the_blocks(toys):
             assert row["gain_realised"] == row["gain_exact"] == factor
             assert row["relative_l2"] == pytest.approx(factor * delta / float(state.norm()), rel=1e-12)
             assert row["gain_ratio"] == 1
-            assert row["excess"] == row["change_error"] == row["forward_error"] == 0
+            assert row["excess"] == row["rounding_share"] == row["forward_error"] == 0
             assert row["first_changed"] == (site == "embed")
     relative = [rows_at(result, f"block:{k}", epsilon=0.5, sign=-1)[0]["relative_l2"] for k in (0, 1, 2)]
     growth = [rows_at(result, f"block:{k}", epsilon=0.5, sign=-1)[0]["growth"] for k in (1, 2)]
@@ -121,7 +121,7 @@ def test_the_avalanche_begins_at_the_block_that_rounds(toys, place):
                 assert row["excess"] == pytest.approx(error / dh64[k + 1], rel=1e-9)
                 assert row["forward_error"] == pytest.approx(error / float(true[k + 1].norm()), rel=1e-9)
                 change = (told[k + 1] - still[k + 1]).double() - (true[k + 1] - still64[k + 1])
-                assert row["change_error"] == pytest.approx(float(change.norm()) / dh64[k + 1], rel=1e-9)
+                assert row["rounding_share"] == pytest.approx(float(change.norm()) / dh64[k + 1], rel=1e-9)
     assert {start for start in starts if not math.isnan(start)} == {place}
     np.testing.assert_array_equal(result.arrays["avalanche_block"], starts)
     assert value(result, "avalanche_block") == place
@@ -175,7 +175,7 @@ def test_an_absorbed_change_is_none_from_there_on(toys):
     assert [row["changed"] for row in result.rows[:6]] == [8, 8, 0, 0, 0, 0]
     assert rows_at(result, "block:1")[0]["growth"] == 0
     assert math.isnan(rows_at(result, "block:2")[0]["growth"])
-    assert rows_at(result, "block:1")[0]["change_error"] == pytest.approx(1)
+    assert rows_at(result, "block:1")[0]["rounding_share"] == pytest.approx(1)
     assert value(result, "unchanged_outputs") == 1
     assert math.isnan(value(result, "onset_site"))
     assert math.isnan(value(result, "saturation_site"))

@@ -99,7 +99,7 @@ def test_the_module_that_rounds_is_named(toys):
     assert place["module"] == "model.layers.1"
     assert place["epsilon"] == "1e-05"
     assert value(result, "rounding_modules") == 5 / 9  # block 1 and its second child, block 2 and both of its
-    assert value(result, "change_error") == pytest.approx(max(one["change_error"] for one in result.rows))
+    assert value(result, "rounding_share") == pytest.approx(max(one["rounding_share"] for one in result.rows))
     clean = sk.measure(asked, toys.subject([Two(toys.Times(2.0), toys.Times(2.0)) for _ in range(3)]))
     assert value(clean, "excess") == value(clean, "rounding_modules") == 0
     assert "times as long" in clean.sentence
