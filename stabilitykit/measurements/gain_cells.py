@@ -143,7 +143,8 @@ def effects(subject: Subject, twin: Subject | None, X: Tensor, keep: bool = Fals
     """
     delta = X.double() - subject.x0.cpu().double()
     reader = Reader(subject)
-    changes, rows = [], []
+    changes: list[Tensor] = []
+    rows: list[dict[str, Any]] = []
     states: dict[str, list[Tensor]] = {"states": [], "logits": []}
     for found in reader(X):
         if not changes:
