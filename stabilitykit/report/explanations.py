@@ -42,6 +42,7 @@ CHAPTERS = (
         {
             "SingularSpectrum": "How many times as long does a small change of the input leave the model, at the most?",
             "DirectionalGain": "How much does the output really move for a step of the input along a given direction?",
+            "GainByDtype": "Is the gain the same in float32, in bfloat16 and in true float64?",
             "Representability": "How much of a small step survives when the input is rounded to its dtype?",
             "NoiseTest": "How often does noise in the input, of rounding size or larger, change the next token?",
         },

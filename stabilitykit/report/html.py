@@ -79,8 +79,9 @@ def sections(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> list[
 
 
 def headline(records: Sequence[Record]) -> str:
-    """Return the models of the run."""
-    return _distinct(records, "model") or "Nothing was measured"
+    """Return the models of the run, or what was measured instead of one."""
+    of_models = [record for record in records if record.result and record.result.subject.get("model")]
+    return _distinct(of_models or records, "model") or "Nothing was measured"
 
 
 def facts(records: Sequence[Record]) -> Pairs:

@@ -29,6 +29,8 @@ class Figure:
     caption: str
     traces: Sequence[Trace]
     layout: Mapping[str, Any]
+    wide: bool = False
+    """Whether it takes the whole width of the page: the first figure of a check, if it is the one to look at."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what plotly draws."""

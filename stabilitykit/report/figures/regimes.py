@@ -88,7 +88,7 @@ def _picture(result: Result, points: Rows) -> Figure:
         f"{'the error against the true change' if truth else 'the noise against the change'}, with the limit of "
         f"{tolerance:.0%} dotted. {_found(edges)}"
     )
-    return Figure("Stable, chaotic, signal", caption, [trace for trace in traces if trace["x"]], shape)
+    return Figure("Stable, chaotic, signal", caption, [trace for trace in traces if trace["x"]], shape, wide=True)
 
 
 def _edge(result: Result, name: str) -> Edge:
