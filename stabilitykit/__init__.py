@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stabilitykit import strategies as strategies
+    from stabilitykit.errors import IncomparableError as IncomparableError
     from stabilitykit.errors import InvalidError as InvalidError
     from stabilitykit.errors import StabilityError as StabilityError
     from stabilitykit.errors import UnreadableError as UnreadableError
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import UlpNoise as UlpNoise
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
-    from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.regimes import Regimes as Regimes
+    from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
@@ -141,12 +142,20 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "UsageError",
     "UnreadableError",
     "InvalidError",
+    "IncomparableError",
     "UnsupportedError",
     "__version__",
 ]
 
 _HOMES = {
-    "errors": ("InvalidError", "StabilityError", "UnreadableError", "UnsupportedError", "UsageError"),
+    "errors": (
+        "IncomparableError",
+        "InvalidError",
+        "StabilityError",
+        "UnreadableError",
+        "UnsupportedError",
+        "UsageError",
+    ),
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.boundary_jump": ("BoundaryJump",),

@@ -116,6 +116,8 @@ def pytest_runtest_makereport(
     """Send the test's records along with its report."""
     report = yield
     recorder.attach(item, call, report)
+    if report.when == "teardown" and testlog.uses_stability(item):
+        resume.forget(testlog.log_of(item))
     return report
 
 

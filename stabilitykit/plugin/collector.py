@@ -37,7 +37,8 @@ class Collector:
         self.settings = config.stash[SETTINGS]
         self.started, self.run_id = _now(), uuid.uuid4().hex
         self.resumption = config.stash.get(resume.RESUMED, None)
-        self.journal = self._open_journal(self.settings.report) if self.settings.report else None
+        kept = None if self.settings.dry_run else self.settings.report
+        self.journal = self._open_journal(kept) if kept else None
         self.taken = 0
         self.planned: list[plan.Planned] = []
         self.refused = ""
@@ -59,6 +60,8 @@ class Collector:
             self.refused = getattr(report, REFUSED)
             self.session.shouldstop = "not resumed"
             return
+        if self.journal and self.kinds[report.nodeid] and report.passed and not self.resumption:
+            self.journal.begin()  # from here on work may be lost, and it must be known what it was of
         self.planned += plan.from_json(getattr(report, PLAN, "[]"))
         self.codes |= {getattr(report, CODE)} if hasattr(report, CODE) else set()
         taken = hasattr(report, TAKEN)

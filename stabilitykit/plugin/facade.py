@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
-from stabilitykit.plugin import plan
+from stabilitykit.plugin import plan, resume
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.replay import REPLAY
-from stabilitykit.plugin.resume import guard
 from stabilitykit.plugin.testlog import TestLog, current
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Stability:
         log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
         subjects = _listed(subject)
-        guard(self._config, subjects)
+        resume.guard(self._config, subjects)
         ask = self._asking(log, subjects)
         try:
             if self.settings.dry_run:
@@ -80,10 +79,11 @@ class Stability:
         """Return what asks these subjects any question, with progress, and keeps what it stated as its cost."""
         from stabilitykit.measurements.measure import ask
         from stabilitykit.measurements.progress import progress_to
+        from stabilitykit.subjects.answers import answers_in
 
         def asking(measurement: Measurement[Any]) -> Result:
             log.stated = plan.stated(measurement, subjects)
-            with progress_to(stream(self._config)), self._sharing():
+            with progress_to(stream(self._config)), self._sharing(), answers_in(resume.kept(log)):
                 return ask(measurement, subjects)
 
         return asking

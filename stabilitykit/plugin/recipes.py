@@ -74,10 +74,16 @@ def key(entry: Entry) -> Key:
     return entry["direction"], entry["result"]
 
 
+_NOT_FOUND = ("seconds", "direction")
+
+
 def fingerprint(result: Result) -> str:
-    """Return a digest of what was found, bit for bit: readings, rows but for their seconds, and arrays."""
+    """Return a digest of what was found, bit for bit: readings, rows and arrays.
+
+    Of the rows neither their seconds nor what the direction is called: a recipe on a basis has another name as recorded.
+    """
     readings = {name: float(reading.value).hex() for name, reading in result.readings.items()}
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in result.rows]
+    rows = [{name: value for name, value in row.items() if name not in _NOT_FOUND} for row in result.rows]
     stream = hashlib.sha256(json.dumps([readings, to_plain(rows)], sort_keys=True).encode())
     for name, array in sorted(result.arrays.items()):
         if name != ARRAY:

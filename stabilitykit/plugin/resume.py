@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +25,7 @@ from stabilitykit.report.journal import NAME, Contents, Finished, resumable
 if TYPE_CHECKING:
     from stabilitykit.plugin.facade import Stability
     from stabilitykit.settings import Settings
+    from stabilitykit.subjects.answers import Kept
 
 # Of the numeric environment, what belongs to a model and its device; all else is the machine's.
 _OF_MODEL = ("device", "dtype", "attention", "experts", "weight_alignment", "cuda", "cudnn", "gpu")
@@ -183,6 +187,25 @@ def guard(config: pytest.Config, subjects: Iterable[Any]) -> None:
             resumption.admit(getattr(subject, "loaded", None))
 
 
+def kept(log: TestLog) -> Kept | None:
+    """Return where a test's long searches keep what they were told, a folder of its own; None without a report."""
+    from stabilitykit.subjects.answers import Kept
+
+    config = log.item.config
+    if log.kept is None and (report := config.stash[SETTINGS].report):
+        name = hashlib.sha256(log.item.nodeid.encode()).hexdigest()[:16]
+        log.kept = Kept(report / ANSWERS / name, resumed=config.stash[SETTINGS].resume)
+    return log.kept
+
+
+def forget(log: TestLog) -> None:
+    """Remove what the searches of a test that is over were told: its records have all of it that matters."""
+    if log.kept:
+        shutil.rmtree(log.kept.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others may still be at work there
+            log.kept.folder.parent.rmdir()
+
+
 def _still_holds(resumption: Resumption, item: pytest.Item, result: Mapping[str, Any]) -> bool:
     """Return whether a result's model can be had, and is what it was; of what has no weights, the machine alone."""
     from stabilitykit.subjects.environment import environment
@@ -207,6 +230,9 @@ def _model(item: pytest.Item, result: Mapping[str, Any]) -> Any:
         return facade.load(spec, dtype)
     return None
 
+
+ANSWERS = "answers"
+"""The folder beside the journal in which searches that take long keep what they were told."""
 
 RESUMED = pytest.StashKey[Resumption | None]()
 FACADE = pytest.StashKey["Stability"]()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stabilitykit.plugin.recipes import Key, Trial
     from stabilitykit.report.journal import Finished
     from stabilitykit.results.record import Record
+    from stabilitykit.subjects.answers import Kept
 
 CURRENT = pytest.StashKey[pytest.Item]()
 _LOG = pytest.StashKey["TestLog"]()
@@ -35,6 +36,7 @@ class TestLog:
         self.trials: dict[str, dict[Key, Trial]] = {}
         self.planned: dict[str, Planned] = {}
         self.stated: Cost | None = None
+        self.kept: Kept | None = None
         self.taken: Finished | None = None
         self.ended: dict[str, Any] = {}
         self.latest: Sequence[Trial] = ()

@@ -34,11 +34,13 @@ class Journal:
 
     def append(self, data: str, kind: str = "record") -> None:
         """Add one line of JSON, written through to the disk; what a killed run left torn stays a line of its own."""
-        if not self._begun:
-            self._begin()
+        self.begin()
         self._write(kind, data)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Write the header, if it is not there yet."""
+        if self._begun:
+            return
         self._begun = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and not self._resumed:

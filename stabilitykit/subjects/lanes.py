@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from stabilitykit.subjects.answers import Answers, Told
 from stabilitykit.subjects.subject import Subject, rows_differ
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class _Scheduler(Generic[T]):
         self, subject: Subject, searches: list[Search[T]], screen: bool, done: Callable[[int], object]
     ) -> None:
         self.subject = subject
+        self.answers = Answers(subject)
         self.coming = deque(enumerate(searches))
         self.screen = screen
         self.done = done
@@ -130,20 +132,28 @@ class _Scheduler(Generic[T]):
             self._finish(index, end.value)
 
     def _screen(self, lanes: dict[int, _Lane[T]]) -> None:
-        state = self.subject.first_blocks(self._batch(lanes))
-        changed = rows_differ(state, self.subject.baseline_state).tolist()
+        X = self._batch(lanes)
+        changed, _ = self.answers.to("screen", X, lambda: self._screened(X))
         for number, lane in lanes.items():
             if changed[number] and not isinstance(lane.ask, Probe):
                 self.slots[number].waiting.append(self.slots[number].asking.popleft())
             else:
                 self._advance(number, self.slots[number].asking, Answer(changed[number], None, number))
 
+    def _screened(self, X: Tensor) -> Told:
+        return Told(rows_differ(self.subject.first_blocks(X), self.subject.baseline_state).tolist(), None)
+
     def _confirm(self, lanes: dict[int, _Lane[T]]) -> None:
-        output = self.subject.finite(self.subject.evaluate(self._batch(lanes)))
-        changed = rows_differ(output, self.subject.baseline).tolist()
+        X = self._batch(lanes)
+        changed, output = self.answers.to("whole", X, lambda: self._confirmed(X))
+        assert output is not None, "a whole forward has outputs"
         for number in lanes:
             slot = self.slots[number]
             self._advance(number, slot.waiting or slot.asking, Answer(changed[number], output[number], number))
+
+    def _confirmed(self, X: Tensor) -> Told:
+        output = self.subject.finite(self.subject.evaluate(X))
+        return Told(rows_differ(output, self.subject.baseline).tolist(), output)
 
     def _batch(self, lanes: dict[int, _Lane[T]]) -> Tensor:
         batch = self.subject.copies(len(self.slots))

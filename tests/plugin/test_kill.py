@@ -50,6 +50,41 @@ def test_search(stability, stability_model):
 
     search()
 """
+# The model counts its batches, and its process is killed before the batch numbered KILL.
+LONG = """
+import os
+import signal
+
+import stabilitykit as sk
+from stabilitykit import strategies
+from stabilitykit.subjects import answers
+from stabilitykit.subjects.causal_lm import CausalLMSubject
+
+answers.EVERY = 0.0
+
+
+def counted(name):
+    asked = getattr(CausalLMSubject, name)
+
+    def ask(self, *given):
+        with open("asked.txt", "a+") as file:
+            file.seek(0)
+            if len(file.read()) + 1 == int(os.environ.get("KILL", 0)):
+                os.kill(os.getpid(), signal.SIGKILL)
+            file.write("x")
+        return asked(self, *given)
+
+    setattr(CausalLMSubject, name, ask)
+
+
+counted("evaluate")
+counted("first_blocks")
+
+
+def test_long(stability, stability_model):
+    subject = stability.subject(path="decode", batch=4)
+    stability.measure(sk.FirstChange(direction=strategies.gaussians(40, len(subject.x0))), subject)
+"""
 CONFTEST = """
 import os
 
@@ -201,3 +236,27 @@ def test_the_command_waits_for_the_report_when_interrupted(folder, start):
     assert process.returncode == 130, text
     assert "go on with: stabilitykit run --model=tiny --profile=standard --resume -- " in text
     assert (folder / "reports" / "index.html").exists()
+
+
+def test_a_check_that_is_killed_in_its_middle_goes_on_there(folder):
+    (folder / "test_it.py").write_text(LONG, encoding="utf-8")
+    counter = folder / "asked.txt"
+
+    def took():
+        count = len(counter.read_text())
+        counter.unlink()
+        return count
+
+    assert run(folder)[0] == 0
+    whole, needed = values(folder / "out"), took()
+    assert not (folder / "out" / "answers").exists()
+    assert finished(folder / "out" / NAME) == 1
+    status, _ = run(folder, KILL=str(needed * 2 // 3))
+    assert status == -signal.SIGKILL
+    assert took() == needed * 2 // 3 - 1
+    assert finished(folder / "out" / NAME) == 0, "it is another run"
+    status, text = run(folder, "--stability-resume")
+    assert status == 0, text
+    assert values(folder / "out") == whole
+    assert took() < needed // 2
+    assert not (folder / "out" / "answers").exists()
