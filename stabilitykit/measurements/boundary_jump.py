@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stabilitykit.errors import UnsupportedError
@@ -16,6 +17,7 @@ from stabilitykit.measurements.boundary import around, check_plane
 from stabilitykit.measurements.directions import Directions, count, resolve, singular
 from stabilitykit.measurements.jumps import jump_rows
 from stabilitykit.measurements.rays import RaySearch, Row, search
+from stabilitykit.measurements.smooth import ratio
 from stabilitykit.numerics.correlation import rank_interval, spearman
 from stabilitykit.results.metric import Metric, Reading, readings
 from stabilitykit.subjects.subject import Subject
@@ -27,12 +29,13 @@ class BoundaryJump(RaySearch):
 
     `directions`: as in FirstChange; None for `angles` directions all around in `plane`. Across the boundary the input
     moves by dx = x(s_first_changed) - x(s_last_same), as a rule one float of one coordinate, and the output by dy;
-    `amplification` = |dy| / |dx|, and `study_amplification` = |dy| / |x(s_first_changed) - x0|, the study's. Beside
-    them stand what the jump is to be read against: `jump_over_noise` = |dy| over the noise floor, `smooth_jump` =
-    |J dx|, the change that calculus predicts, sigma_1, the spreads (largest over smallest) of steps and of jumps,
-    `jump_cv` = std / mean of the jumps, and the rank correlation of jump and step. `logit_change` is the largest change
-    of a logit (before a cap or scale of the model) and `argmax_changes` counts boundaries where another logit becomes
-    the largest; nan unless the head reads the output.
+    `amplification` = |dy| / |dx|, and `study_amplification` = |dy| / |x(s_first_changed) - x0|, the study's.
+
+    Beside them stands what the jump is to be read against: `jump_over_noise` = |dy| over the noise floor,
+    `jump_over_roundoff` = |dy| / (u |y0|), `smooth_jump` = |J dx|, the change that calculus predicts, sigma_1, the
+    spreads (largest over smallest) of steps and of jumps, `jump_cv` = std / mean of the jumps, and the rank correlation
+    of jump and step. `logit_change` is the largest change of a logit (before a cap or scale of the model) and
+    `argmax_changes` counts boundaries where another logit becomes the largest; nan unless the head reads the output.
 
     Rays without a change have nan here. UsageError as in FirstChange. Cost: that of FirstChange, a forward product for
     each distinct dx, and the noise floor; no other forward. Source: the study's experiment 15, `BoundaryJump.study()`.
@@ -53,6 +56,7 @@ class BoundaryJump(RaySearch):
         Metric("jump_cv", "", "neither", "standard deviation of the jumps over their mean"),
         Metric("noise_floor", "output", "lower", "largest distance between equal evaluations of x0"),
         Metric("jump_over_noise", "", "lower", "largest jump over the noise floor"),
+        Metric("jump_over_roundoff", "", "lower", "median jump over the unit roundoff of the output, u |y0|"),
         Metric("jump_of_step", "", "neither", "rank correlation of output jump and input step"),
         Metric("amplification", "output/input", "lower", "largest output jump over input step"),
         Metric("median_amplification", "output/input", "lower", "median of output jump over input step"),
@@ -95,6 +99,7 @@ class BoundaryJump(RaySearch):
         if degrees:
             rows = [{"angle_deg": degree, **row} for degree, row in zip(degrees, rows, strict=True)]
         values = _readings(rows, noise.l2, _sigma_1(subject))
+        values["jump_over_roundoff"] = _in_roundoffs(subject, rows)
         return Finding(
             values,
             _sentence(readings(self.metrics, values)),
@@ -105,6 +110,12 @@ class BoundaryJump(RaySearch):
 
 
 _COLUMNS = ("input_step", "output_jump", "smooth_jump")
+
+
+def _in_roundoffs(subject: Subject, rows: Sequence[Row]) -> float:
+    """Return the median jump over u |y0|, the length of an error of half a unit in every last place."""
+    y0 = subject.baseline[0]
+    return ratio(_median(rows, "output_jump"), torch.finfo(y0.dtype).eps / 2 * float(y0.double().norm()))
 
 
 def _sigma_1(subject: Subject) -> float:
@@ -180,7 +191,11 @@ def _light(found: dict[str, Reading]) -> str:
     """Say what the jumps are the size of, and how little they have to do with the steps."""
     noise = found["noise_floor"].value
     if not noise:
-        return "Equal evaluations of x0 never differ here, so there is no noise floor to read the jump against."
+        times = found["jump_over_roundoff"].value
+        return (
+            f"Equal evaluations of x0 never differ here, so there is no noise floor; the jump is {times:.2g} times the "
+            "unit roundoff of the output."
+        )
     times = found["median_jump"].value / noise
     if not 0.1 <= times <= 10:
         return f"The jump is {times:.3g} times the noise floor."

@@ -38,6 +38,9 @@ ISLANDS = (
 )
 
 
+_FAR = 1e4
+
+
 def readings_of(rows: Rows) -> dict[str, float | Reading]:
     """Return the readings of RADIUS: those of the nearest ray, the largest amplification, medians and shares."""
     nearest = min(rows, key=lambda row: row["radius"])
@@ -94,6 +97,8 @@ def _against(row: Mapping[str, Any]) -> str:
         return "which is as far as it was searched"
     if math.isnan(row["rho"]):
         return "and no coordinate of the input that could be listed moves"
+    if row["rho"] > _FAR:  # the sign of a zero, as a rule, or a subnormal number
+        return f"far beyond s = {row['lattice_radius']:.3g}, where the rounded input itself first changes"
     if row["rho"] == 1:
         return "exactly where the rounded input itself first changes"
     return f"{row['rho']:.3g} times the step at which the rounded input itself first changes"

@@ -61,9 +61,9 @@ class RaySearch(Measurement):
             raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
 
     def expected(self, subject: Subject, rays: int) -> Cost:
-        """Two whole forwards a ray, one a cell beyond, the baseline, the noise floor, and the screening."""
+        """Two whole forwards a ray, one an input beyond, ends of islands, the baseline, the noise floor, screening."""
         B, rounds = subject.batch, math.ceil(rays / subject.batch)
-        whole = 1 + (2 + self.beyond) * rounds
+        whole = 1 + (2 + self.beyond) * rounds + self.beyond
         return Cost(forwards=whole * B + 2 * B + 15, screened=(_EXPECTED_CELLS + self.beyond) * rounds * B)
 
 
@@ -134,7 +134,7 @@ def _row(label: str, lattice: Lattice, boundary: Boundary, subject: Subject) -> 
         "s_last_same": boundary.last_same,
         "s_first_changed": boundary.first_changed,
         "lattice_radius": lattice_radius,
-        "rho": boundary.last_same / lattice_radius if lattice_radius else math.nan,
+        "rho": _rho(boundary.last_same, lattice_radius),
         "cells": boundary.cells,
         "coordinate": boundary.coordinate,
         "input_step": step,
@@ -151,6 +151,14 @@ def _row(label: str, lattice: Lattice, boundary: Boundary, subject: Subject) -> 
         "baseline_digest": digest(subject.baseline[boundary.slot]),
         "verdict": "measured",
     }
+
+
+def _rho(radius: float, lattice_radius: float) -> float:
+    if radius == lattice_radius:
+        return 1.0
+    return (
+        radius / lattice_radius if lattice_radius else math.inf
+    )  # the sign of a zero changes at the first step of all
 
 
 def _returns(boundary: Boundary, past: Beyond) -> Row:

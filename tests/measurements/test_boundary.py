@@ -121,7 +121,7 @@ def test_only_a_changed_state_needs_a_whole_forward():
     assert result.execution.screened == 2 * (1 + cells)
     stated = FirstChange(direction=torch.eye(4)).cost(subject)
     assert (stated.forwards, stated.backwards) == (2 * (1 + 2 * 2) + 2 * 2 + 15, 0)
-    assert FirstChange(direction=torch.eye(4), beyond=5).cost(subject).forwards == stated.forwards + 2 * 5 * 2
+    assert FirstChange(direction=torch.eye(4), beyond=5).cost(subject).forwards == stated.forwards + 2 * 5 * 2 + 5 * 2
 
 
 def island(X):
@@ -349,6 +349,10 @@ def sentence_of(fn, direction, x0=X0, **settings):
 def test_the_sentence_fits_what_was_found():
     e0 = torch.tensor([1.0, 0, 0, 0])
     assert "exactly where the rounded input itself first changes." in sentence_of(lambda X: X, e0)
+    signed = sentence_of(lambda X: X[:, 1:], torch.tensor([2.0**-10, 1.0]), torch.tensor([-0.0, 1.0]).half())
+    assert "far beyond s = " in signed
+    assert ", where the rounded input itself first changes." in signed
+    assert "inf" not in signed
     assert "5 times the step at which" in sentence_of(lambda X: (moved(X)[:, :1] >= 3).float(), e0)
     never = sentence_of(lambda X: X[:, 1:], e0, max_cells=5)
     assert "Along the ray the output keeps every bit up to s = " in never

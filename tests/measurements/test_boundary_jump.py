@@ -58,7 +58,9 @@ def test_a_linear_map_jumps_as_calculus_says():
     # Nothing is random here: there is no floor, and the sentence does not invent one.
     assert value(result, "noise_floor") == 0
     assert value(result, "jump_over_noise") == math.inf
-    assert "there is no noise floor to read the jump against" in result.sentence
+    roundoff = 2.0**-24 * float((X0 * SCALE).double().norm())
+    assert value(result, "jump_over_roundoff") == pytest.approx(value(result, "median_jump") / roundoff)
+    assert f"there is no noise floor; the jump is {value(result, 'jump_over_roundoff'):.2g} times" in result.sentence
     assert "where calculus allows 64." in result.sentence
 
 
