@@ -17,6 +17,7 @@ def test_smoothed_gain(stability, stability_model):
         signs="+",
         at=1e-6,
         noise="isotropic",
+        noise_scale=1.0,
         samples=stability.profile.smoothing,
         seed=stability.settings.seed,
         oracle=False,

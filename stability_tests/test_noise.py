@@ -10,6 +10,8 @@ def test_noise(stability, stability_model):
 
 
 def test_noise_in_all_rows(stability, stability_model):
-    """Add constants to the whole prompt and take them away again."""
+    """Disturb the whole prompt in the same way, and add constants to it and take them away again."""
     subject = sk.CausalLMSubject(stability_model, stability.prompts[0], rows="all", batch=8)
-    stability.measure(sk.NoiseTest(kinds="round trips"), subject, name="noise_in_all_rows")
+    asked = sk.NoiseTest(draws=stability.profile.noise, seed=stability.settings.seed)
+    stability.measure(asked, subject, name="noise_in_all_rows")
+    stability.measure(sk.NoiseTest(kinds="round trips"), subject, name="round_trips")

@@ -113,7 +113,19 @@ def sentence(rows: Rows, at: float, refusal: str) -> str:
         )
     counted = ", ".join(f"{n} {name}" for name in REGIMES if (n := sum(row["regime"] == name for row in cells)))
     oracle = f" No true float64: {refusal}." if refusal else ""
-    return f"{said} Of {len(cells)} steps tried: {counted}.{oracle}"
+    return f"{said} Of {len(cells)} steps tried: {counted}.{_averaged(rows, at)}{oracle}"
+
+
+def _averaged(rows: Rows, at: float) -> str:
+    smoothed = [row for row in nearest(rows, at) if row["part"] == "smoothed"]
+    if not smoothed:
+        return ""
+    most = [row for row in smoothed if row["samples"] == max(row["samples"] for row in smoothed)]
+    worst = max(most, key=lambda row: _worst("gain_smoothed", [row]).badness)
+    return (
+        f" Averaged over {worst['samples']} draws of noise, which reach {worst['n_distinct']} distinct inputs, the "
+        f"gain there is {worst['gain_smoothed']:.4g} ({worst['low']:.4g} to {worst['high']:.4g})."
+    )
 
 
 def over_prompts(results: Sequence[Result], seed: int) -> tuple[Row, ...]:

@@ -7,7 +7,7 @@ import stabilitykit as sk
 from stabilitykit import strategies
 from stabilitykit.profile import PROFILES
 
-CAP = 7000
+CAP = 10_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
@@ -33,6 +33,20 @@ def suite(profile, loaded):
             decode,
         ),
         (sk.SingularSpectrum(k=profile.singular), prefill),
+        (sk.DirectionalGain(directions=profile.gains), decode),
+        (
+            sk.DirectionalGain(
+                ("v1",), (1e-4, 1e-5, 1e-6, 1e-7), signs="+", noise="isotropic", samples=profile.smoothing, oracle=False
+            ),
+            decode,
+        ),
+        (sk.GainByDtype(), decode.with_batch(8)),
+        (sk.NoiseTest(draws=profile.noise), decode),
+        (
+            sk.NoiseTest(draws=profile.noise),
+            sk.CausalLMSubject(loaded, "The capital of France is", rows="all", batch=8),
+        ),
+        (sk.Representability(), decode),
         (sk.LayerProfile(epsilons=profile.epsilons), decode.with_batch(8)),
         (sk.SubmoduleProfile(), decode.with_batch(8)),
         (sk.ModuleSpectrum(inside=profile.opened, tolerance=0.01), prefill),

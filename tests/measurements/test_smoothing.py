@@ -63,6 +63,10 @@ def test_a_linear_map_has_its_gain_whatever_the_noise(kind):
     assert reading.value == rows[1]["gain_smoothed"]
     assert (reading.low, reading.high) == (rows[1]["low"], rows[1]["high"])
     assert reading.place["epsilon"] == "0.01"
+    assert (
+        "Averaged over 8 draws of noise, which reach 16 distinct inputs, the gain there is 3 (3 to 3)."
+        in result.sentence
+    )
 
 
 def test_independent_noise_biases_the_raw_gain_by_its_trace_and_not_the_other():

@@ -109,10 +109,11 @@ def test_the_curve_marks_regimes_and_draws_no_absorbed_step(results: dict[str, R
         assert y == (row["gain_realised"] if row["gain_realised"] > 0 else None)
         assert symbol == symbols.get(row["regime"], "circle-open")
     assert {row["regime"] for row in rows} == {"linear", "rounding", "nonlinear", "absorbed"}
-    assert figure.traces[2]["y"] == [row["gain_true"] for row in rows]
+    assert figure.traces[2]["y"] == [None if row["regime"] == "absorbed" else row["gain_true"] for row in rows]
     assert figure.traces[3]["y"] == [3.0] * len(rows)
     assert "first 3 of 4 directions" in figure.caption
     assert figure.traces[1]["line"]["dash"] == "dash"
+    assert [trace.get("name") for trace in figure.traces if trace["showlegend"]] == ["0", "1", "2"]
 
 
 def test_convergence_is_drawn_at_the_place_of_the_reading(results: dict[str, Result]) -> None:

@@ -77,8 +77,9 @@ def _curve(cells: Rows) -> Figure | None:
     traces: list[Trace] = []
     for name, color in zip(names, _COLORS, strict=False):
         own = [row for row in first if row.get("direction") == name]
-        traces += [_native(own, sign, name, color, sign == own[0].get("sign")) for sign in ("+", "-")]
-        traces += [_line(own, "gain_true", color, "dot"), _line(own, "sigma", color, "solid")]
+        traces += [_native(own, sign, color) for sign in ("+", "-")]
+        named = {"name": label(name, 24), "showlegend": True}
+        traces += [_line(own, "gain_true", color, "dot"), {**_line(own, "sigma", color, "solid"), **named}]
     values = [value for trace in traces for value in trace["y"]]
     if not any(values):
         return None
@@ -100,11 +101,12 @@ def _words(rows: Rows, directions: int) -> str:
     return (
         f"Each point is one step, forward (solid) or back (dashed) along its direction: {said}. Filled points follow "
         "the function, crosses are rounding, open diamonds the function's own curvature; steps that rounding absorbs "
-        f"have no gain. Dotted: the same steps in true float64; thin: |J d|, the exact slope.{some}{whose}"
+        "have no gain. Thin: |J d|, the exact slope. Dotted: the same steps in true float64, which leave it where "
+        f"rounding has turned the step out of its direction.{some}{whose}"
     )
 
 
-def _native(rows: Rows, sign: str, name: Any, color: str, named: bool) -> Trace:
+def _native(rows: Rows, sign: str, color: str) -> Trace:
     own = sorted((row for row in rows if row.get("sign") == sign), key=lambda row: row["eps_abs"])
     gains = [value or None for value in column(own, "gain_realised")]
     return {
@@ -112,8 +114,7 @@ def _native(rows: Rows, sign: str, name: Any, color: str, named: bool) -> Trace:
         "x": column(own, "eps_abs"),
         "y": gains,
         "mode": "lines+markers",
-        "name": label(name, 24),
-        "showlegend": named,
+        "showlegend": False,
         "line": {"color": color, "width": 1.5, "dash": "solid" if sign == "+" else "dash"},
         "marker": {
             "color": color,
