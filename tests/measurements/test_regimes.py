@@ -146,6 +146,19 @@ def test_where_the_true_function_bends():
     assert read(asked(subject, decades=(-13, -8)), "eps_linear_end") == math.inf  # none of these steps can tell
 
 
+def test_the_ray_that_bends_first_is_the_reading():
+    curvature = torch.tensor([7.0, 2.0, 1.0, 1.0], dtype=torch.float64)
+
+    def bent(X):
+        moved = X.double() - X0.double()
+        return GAIN * moved + curvature * moved**2
+
+    result = asked(FunctionSubject(bent, X0), torch.eye(4))
+    assert [ray["eps_linear_end"] for ray in part(result, "ray")] == pytest.approx((0.1 * GAIN / curvature).tolist())
+    assert read(result, "eps_linear_end") == pytest.approx(0.1 * 0.5 / 2)
+    assert result.readings["eps_linear_end"].place == {"direction": "1"}
+
+
 def test_a_function_that_bends_first_has_no_step_that_shows_its_derivative():
     def bent(X):
         moved = X.double()[:, :1] - 0.75
@@ -180,13 +193,13 @@ def test_a_smooth_float64_function_is_not_chaotic_against_itself():
 def test_a_float64_subject_is_judged_with_its_own_noise():
     """Its bits depend on the batch by 1e-9, and so do its oracle's: below 1e-9 / (0.1 gain) neither can say."""
 
-    def noisy(X):
-        return exact(X) + 1e-9 * (len(X) - 8) / 7 * AXIS
+    def noisy(X, size):
+        return exact(X) + size * (len(X) - 8) / 7 * AXIS
 
-    result = asked(FunctionSubject(noisy, X0.double(), batch=8))
+    result = asked(FunctionSubject(lambda X: noisy(X, 1e-9), X0.double(), batch=8))
     assert read(result, "eps_signal") == pytest.approx(1e-9 / 0.3, rel=1e-3)
-    float32 = asked(FunctionSubject(noisy, X0, batch=8))
-    assert read(float32, "chaotic_decades") == 0
+    float32 = asked(FunctionSubject(lambda X: noisy(X, 1e-6), X0, batch=8))
+    assert read(float32, "chaotic_decades") == 0  # its twin's noise is left out
 
 
 # --- several rays
@@ -211,6 +224,7 @@ def test_the_worst_ray_is_the_reading_and_is_named():
         assert result.arrays[name].tolist() == values
     assert read(result, "directions") == 4
     assert read(result, "points") == len(part(result, "point")) == 4 * (14 * 4 + 1)
+    assert read(result, "input_norm") == NORM
 
 
 def test_rows_of_the_plan_and_of_the_certificate():
@@ -427,6 +441,7 @@ def test_points_of_a_model_by_plain_forwards(subject, of_model):
 def test_a_narrower_dtype_is_stable_longer_and_follows_later(subject, of_model):
     rows = of_model.rows
     assert [row["part"] for row in rows[:3]] == ["ray", "ray", "point"]
+    assert all(row["eps_signal_low"] < row["eps_signal_high"] for row in rows[:2])
     stable, signal = read(of_model, "eps_stable"), read(of_model, "eps_signal")
     eps = torch.finfo(subject.x0.dtype).eps
     assert 1e-4 * eps < stable / float(subject.x0.double().norm()) < eps
