@@ -129,6 +129,9 @@ def test_nothing_changes_and_says_so():
     found = values(result)
     assert (found["changed_input_max"], found["changed_output_max"], found["output_jump"]) == (0, 0, 0)
     assert math.isnan(found["absorbed"])
+    assert math.isnan(found["changed_block0_max"])
+    with_blocks = asked(identity, torch.ones(H), gaps=(0.01,), magnitude=0.1, first=identity)
+    assert values(with_blocks)["changed_block0_max"] == 0
     assert math.isnan(found["concentration_input"])
     assert "too few changed" in result.sentence
     assert result.execution.forwards == 15  # the noise floor's: batches of 1, 2, 3, 8 and 1 again
