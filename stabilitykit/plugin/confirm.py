@@ -30,19 +30,19 @@ def confirm(log: TestLog) -> None:
         for index, entry in enumerate(stored.recipes):
             again = log.trials[check_id][key(entry)].again
             if again is not None and entry["result"]:
-                result = again(recorded(stored, index))
-                _count(log, check_id, index, result)
+                direction = recorded(stored, index)
+                result = again(direction)
+                _count(log, check_id, index, result, fingerprint(result, str(direction)) == entry["result"])
                 if not log.records[check_id].recipes[index]["confirmed"]:
                     message = _differs(check_id, entry, result)
                     log.judge(check_id, "fail", message)
                     raise StabilityFailure(message, result)
 
 
-def _count(log: TestLog, check_id: str, index: int, again: Result) -> None:
+def _count(log: TestLog, check_id: str, index: int, again: Result, same: bool) -> None:
     record = log.records[check_id]
     assert record.result is not None
     recipes = [dict(entry) for entry in record.recipes]
-    same = fingerprint(again) == recipes[index]["result"]
     recipes[index] |= {"confirmed": same, "failing": recipes[index]["failing"] or not same}
     result = replace(record.result, execution=record.result.execution + again.execution)
     stated = {name: count + log.stated_rows().get(name, 0) for name, count in record.stated.items()}

@@ -61,7 +61,7 @@ def trials(measurement: Measurement[Any], result: Result | None, ask: Callable[[
             "digest": digest(vector),
             "readings": {n: result.readings[n].value for n in along} if result else {},
             "worst_of": along,
-            "result": fingerprint(result) if result else "",
+            "result": fingerprint(result, str(recipe)) if result else "",
             "failing": False,
             "confirmed": False,
         }
@@ -74,16 +74,13 @@ def key(entry: Entry) -> Key:
     return entry["direction"], entry["result"]
 
 
-_NOT_FOUND = ("seconds", "direction")
+def fingerprint(result: Result, direction: str) -> str:
+    """Return a digest of what was found along a direction, bit for bit: readings, rows and arrays.
 
-
-def fingerprint(result: Result) -> str:
-    """Return a digest of what was found, bit for bit: readings, rows and arrays.
-
-    Of the rows neither their seconds nor what the direction is called: a recipe on a basis has another name as recorded.
+    Of the rows neither their seconds nor the direction's name: a recipe on a basis has another one as recorded.
     """
     readings = {name: float(reading.value).hex() for name, reading in result.readings.items()}
-    rows = [{name: value for name, value in row.items() if name not in _NOT_FOUND} for row in result.rows]
+    rows = [{n: value for n, value in row.items() if n != "seconds" and value != direction} for row in result.rows]
     stream = hashlib.sha256(json.dumps([readings, to_plain(rows)], sort_keys=True).encode())
     for name, array in sorted(result.arrays.items()):
         if name != ARRAY:

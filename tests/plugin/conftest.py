@@ -104,7 +104,8 @@ class Along(Measurement):
         d = self.direction.expand()
         Along.asked.append(repr(self.direction))
         values = {"first": abs(float(d[0])), "filled": int((d != 0).sum()), "seen": float(d[4])}
-        return Finding(values, "along", arrays={"d": d.numpy()})
+        rows = ({"direction": repr(self.direction), "first": values["first"]},)
+        return Finding(values, "along", rows=rows, arrays={"d": d.numpy()})
 
 
 class Forgetful(Along):

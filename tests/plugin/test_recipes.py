@@ -34,6 +34,7 @@ def test_a_recipe_on_a_basis_names_it(inner, listed):
     run = inner(listed.replace("(1, 1)", "(4, 1)").replace('("sign", (0,)', '("axis", (5, 1)'))
     worst = run.run["records"][0]["recipes"][-1]
     assert (worst["recipe"]["kind"], worst["worst_of"]) == ("subspace", ["filled"])
+    assert worst["confirmed"]
     assert worst["recipe"]["basis"] == digest(BASIS)
 
 
@@ -85,6 +86,15 @@ def test_a_list_of_recipes_in_one_question_is_recorded_and_not_split(inner, list
     run.result.assert_outcomes(passed=2)
     (record,) = run.run["records"]
     assert [entry["direction"] for entry in record["recipes"]] == [repr(WORST[0])]
+
+
+def test_a_failure_over_a_list_blames_none_of_it(inner, listed):
+    run = inner(
+        listed.split("def test_search")[0] + "from stabilitykit import Reading\n" + EACH.replace("all", "ALL", 1)
+    )
+    run.result.assert_outcomes(failed=2)
+    assert "Measured last along" not in run.text
+    assert not run.run["records"][0]["recipes"][0]["failing"]
 
 
 NAMED = """
@@ -148,6 +158,7 @@ def test_a_failing_assertion_names_the_recipe(inner, drawn):
     first = record["recipes"][0]
     assert (first["recipe"], first["failing"]) == (found.to_dict(), True)
     assert sum(entry["failing"] for entry in record["recipes"]) == 1
+    assert all(entry["worst_of"] for entry in record["recipes"][1:]), "what it shrank from is not kept"
     rows = read(run.folder)[CHECK].result.arrays[ARRAY]
     assert rows[0].tobytes() == found.expand().numpy().tobytes()
     assert len(rows) == len(record["recipes"])

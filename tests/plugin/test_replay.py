@@ -136,6 +136,15 @@ def test_the_suites_search_repeats_bit_for_bit(tiny):
     assert "in the same setting: all 15 readings as recorded" in run.text
 
 
+def test_another_prompt_is_another_setting(tiny, pytester):
+    (pytester.path / "mine.txt").write_text("Birds sing\n", encoding="utf-8")
+    run = tiny[1]("--stability-prompts=mine.txt")
+    (record,) = run.run["records"]
+    assert record["replays"]
+    assert not any(replay["promised"] for replay in record["replays"])
+    assert record["verdict"] == "measured"
+
+
 def test_other_bits_in_the_same_setting_differ_and_fail_under_strict(tiny):
     """The planted defect: one recorded reading is moved by one float."""
     path = tiny[0] / "run.json"
