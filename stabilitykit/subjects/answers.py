@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-import stabilitykit
 from stabilitykit.numerics.bits import name_of, raw_bytes
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.environment import environment, numeric_key
@@ -97,7 +97,7 @@ class Answers:
         nothing: nobody could say whether it is the same.
         """
         about = {**self.subject.describe(), "proofs": None, "kind": type(self.subject).__qualname__}
-        about["stabilitykit"] = stabilitykit.__version__
+        about["stabilitykit"] = version("stabilitykit")
         setting = numeric_key(environment(getattr(self.subject, "loaded", None)))
         text = json.dumps([about, setting, digest(self.subject.baseline), kind, first], sort_keys=True, default=str)
         path = kept.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.jsonl"
