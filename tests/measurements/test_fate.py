@@ -30,6 +30,17 @@ def rays(dim, count=3):
     return torch.stack([one.expand() for one in strategies.gaussians(count, dim, 1)])
 
 
+class Grid(nn.Module):
+    """Rounds to multiples of a power of two."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x):
+        return (x / self.step).round() * self.step
+
+
 # --- planted fates
 
 
@@ -73,11 +84,7 @@ def test_a_change_may_die_before_block_0_in_the_norm_or_never(toys):
 def test_cells_are_the_distinct_inputs_in_order_and_each_has_its_own_fate(toys):
     """A block that rounds to multiples of 1/1024: a change lives on from the cell that reaches the next multiple."""
 
-    class Grid(nn.Module):
-        def forward(self, x):
-            return (x * 1024).round() / 1024
-
-    subject = toys.subject([toys.Times(1.0), Grid()], batch=7)
+    subject = toys.subject([toys.Times(1.0), Grid(2.0**-10)], batch=7)
     d = torch.eye(8, dtype=torch.float64)[1] * 2.0**-23
     x0 = subject.x0.clone()
     count = math.ceil(2.0**-10 / 2.0**-23)
@@ -116,6 +123,37 @@ def test_a_model_that_reads_its_input_again_is_not_decided_in_block_0(toys):
     row = sk.measure(sk.Fate(directions=ONES, cells=1), subject).rows[0]
     assert (row["fate"], row["equal_after_block_0"], row["decided_in_block_0"]) == (NEVER, True, False)
     assert math.isnan(row["fate_block"])
+
+
+def test_a_change_that_comes_back_dies_where_it_dies_for_good(toys):
+    keep = toys.Keep()
+    subject = toys.subject([toys.Coarse(), toys.Reread(keep), toys.Coarse()], before=keep)
+    row = sk.measure(sk.Fate(directions=ONES, cells=1), subject).rows[0]
+    assert (row["fate"], row["fate_block"], row["equal_after_block_0"]) == ("block:2", 2, True)
+
+
+def test_the_latest_of_several_fates_is_reported(toys):
+    """Small changes die in block 0, larger ones in block 2, and the largest live on."""
+    subject = toys.subject([Grid(2.0**-21), toys.Times(1.0), Grid(2.0**-18)], batch=6)
+    result = sk.measure(sk.Fate(directions=torch.eye(8, dtype=torch.float64)[1], cells=40), subject)
+    assert {row["fate"] for row in result.rows} == {"block:0", "block:2", NEVER}
+    assert value(result, "latest_fate_block") == 2
+
+
+def test_a_state_is_compared_at_every_token(toys):
+    """A block that loses the last token's change and hands it to the first token has not lost it."""
+
+    class Leak(nn.Module):
+        def forward(self, x):
+            moved = x[:, :1] + x[:, -1:].detach()  # without a derivative nobody sees that it is no causal model
+            return torch.cat([moved, x[:, 1:-1], x[:, -1:].to(torch.bfloat16).to(x)], dim=1)
+
+    class Back(nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :-1], x[:, -1:] + x[:, :1]], dim=1)
+
+    row = sk.measure(sk.Fate(directions=ONES, cells=1), toys.subject([Leak(), Back()])).rows[0]
+    assert (row["fate"], row["equal_after_block_0"], row["screen_disagrees"]) == (NEVER, False, False)
 
 
 def test_a_stopped_forward_that_answers_otherwise_is_caught(toys, monkeypatch):

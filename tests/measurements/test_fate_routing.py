@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import stabilitykit as sk
 from stabilitykit import strategies
@@ -65,6 +66,28 @@ def test_a_planted_tie_of_experts_is_seen_to_turn_and_the_clean_model_is_not(fam
     assert 0 < sum(turned) < len(turned)
     assert value(found, "share_routing_changed") == sum(turned) / len(turned)
     assert {row["router"] for row in found.rows if row["routing_changed"]} == {name}
+
+
+def test_each_slot_is_held_against_its_own_experts(toys):
+    """A router whose choice depends on the row alone turns for nobody."""
+
+    class Router(nn.Module):
+        def forward(self, x):
+            rows = x.flatten(0, 1)
+            expert = torch.arange(len(rows)).div(x.shape[1], rounding_mode="floor")[:, None] % 4
+            return rows, rows[:, :1], expert
+
+    class Mixture(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.router = Router()
+
+        def forward(self, x):
+            return self.router(x)[0].view_as(x) * 2
+
+    subject = toys.subject([Mixture()], batch=4)
+    result = sk.measure(sk.Fate(directions=torch.ones(8), cells=8), subject)
+    assert value(result, "share_routing_changed") == 0
 
 
 def test_a_dense_model_has_no_routing_to_speak_of(toys):

@@ -154,6 +154,21 @@ def test_an_avalanche_that_the_rest_forgets_is_none():
     assert avalanche(profile(1, 3, 5, 5, 5), 4.0) == 1
 
 
+def test_the_ratio_at_the_output_is_that_of_steps_along_the_direction(toys):
+    """Steps of a few ULP go elsewhere: what rounding makes of those is no failure to follow the direction."""
+    gains = (3.0, 7.0, 1.1, 0.9, 1.3, 0.7)
+    subject = toys.subject([toys.Times(g) for g in gains], norm=toys.Times(torch.linspace(1, 9, 8)))
+    steps = tuple(np.geomspace(2e-8, 1e-1, 25))
+    result = sk.measure(sk.LayerProfile(direction=torch.linspace(-1, 2, 8), epsilons=steps), subject)
+    ends = [row for row in rows_at(result, "post_norm") if row["coords_moved"]]
+    kept = [row["gain_ratio"] for row in ends if row["alignment"] >= 0.99]
+    assert value(result, "gain_ratio") == max(kept) < max(row["gain_ratio"] for row in ends)
+    for name, column in (("amplification_end", "relative_l2"), ("amplification_exact", "relative_l2_exact")):
+        entered = [row for row in rows_at(result, "embed") if row["coords_moved"]]
+        found = [end[column] / start[column] for end, start in zip(ends, entered, strict=True)]
+        assert value(result, name) == max(one for one in found if one == one)
+
+
 # --- which sites changed
 
 

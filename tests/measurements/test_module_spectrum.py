@@ -153,6 +153,16 @@ def test_a_model_that_reads_its_input_again_has_no_chain(toys):
     assert math.isnan(value(sk.measure(sk.ModuleSpectrum(inside=0, replace=False), narrow), "chain_bound"))
 
 
+def test_a_block_that_reads_an_earlier_block_again_breaks_the_chain(toys):
+    """The swap proof of block 0 does not see it; the product of the parts along v_1 does."""
+    keep = toys.Keep()
+    subject = toys.subject([toys.Matrix(matrix(12)), keep, toys.Matrix(matrix(13)), toys.Reread(keep)])
+    assert subject.screens
+    result = measured(subject, inside=0)
+    assert value(result, "chain_defect") > 0.01
+    assert math.isnan(value(result, "chain_bound"))
+
+
 def test_the_part_that_rounds_has_the_share(toys):
     subject = toys.subject([toys.Times(2.0), toys.Coarse(3.0), toys.Times(2.0)])
     result = measured(subject, inside=0)

@@ -45,6 +45,27 @@ def test_equal_inputs_are_run_once_and_unmoved_ones_not_at_all(toys):
     assert before.sentence == result.noise
 
 
+def test_unchanged_outputs_are_counted_by_distinct_inputs(toys):
+    """Of 64 steps most share an input with others; some inputs reach the next multiple of 2**-21, some do not."""
+
+    class Grid(torch.nn.Module):
+        def forward(self, x):
+            return (x * 2**21).round() / 2**21
+
+    subject = toys.subject([Grid()], batch=4)
+    epsilons = tuple(k * 2.0**-26 for k in range(1, 65))
+    asked = sk.LayerProfile(direction=AXIS, epsilons=epsilons, unit="abs", signs=(1,), oracle=False)
+    result = sk.measure(asked, subject)
+    x0 = float(subject.x0[2])
+    inputs = [float(sk.perturb(subject.x0, AXIS, s)[2]) for s in epsilons]
+    distinct = [x for x in dict.fromkeys(inputs) if x != x0]
+    still = [round(x * 2**21) == round(x0 * 2**21) for x in distinct]
+    assert 0 < sum(still) < len(still)
+    assert value(result, "unchanged_outputs") == sum(still) / len(still)
+    weighted = [round(x * 2**21) == round(x0 * 2**21) for x in inputs if x != x0]
+    assert sum(weighted) / len(weighted) != sum(still) / len(still)
+
+
 @pytest.mark.parametrize("reference", ["origin", "start", "previous", "pairs"])
 def test_each_reference_compares_what_it_says(toys, reference):
     """Batch 3 and five distinct pairs, with a constant of its own in every slot: both sides come from one slot."""

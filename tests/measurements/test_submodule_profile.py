@@ -31,6 +31,13 @@ class Two(nn.Module):
         return self.second(self.first(x))
 
 
+class Bent(nn.Module):
+    """Steep for small changes of coordinate 2 from 1, flat for large ones; smooth for the oracle's self-test."""
+
+    def forward(self, x):
+        return torch.cat([x[..., :2], 1 + torch.tanh(16 * (x[..., 2:3] - 1)), x[..., 3:]], dim=-1)
+
+
 def test_modules_are_taken_by_their_exact_names(toys):
     """Block 1 of twelve is not blocks 10 and 11, and labels are names, not their last parts."""
     subject = toys.subject([Two(toys.Times(1.0), toys.Times(2.0)) for _ in range(12)])
@@ -99,6 +106,11 @@ def test_the_module_that_rounds_is_named(toys):
     assert place["module"] == "model.layers.1"
     assert place["epsilon"] == "1e-05"
     assert value(result, "rounding_modules") == 5 / 9  # block 1 and its second child, block 2 and both of its
+    wide = sk.SubmoduleProfile(direction=ONES, epsilons=(0.5, 1e-5, 0.25))
+    assert value(sk.measure(wide, toys.subject(blocks)), "rounding_modules") == 5 / 9  # at the smallest step
+    large = sk.measure(sk.SubmoduleProfile(direction=ONES, epsilons=(0.5,)), toys.subject(blocks))
+    assert 0 < value(large, "excess") < 1
+    assert value(large, "rounding_modules") == 0  # there is rounding, and it is smaller than the change
     assert value(result, "rounding_share") == pytest.approx(max(one["rounding_share"] for one in result.rows))
     clean = sk.measure(asked, toys.subject([Two(toys.Times(2.0), toys.Times(2.0)) for _ in range(3)]))
     assert value(clean, "excess") == value(clean, "rounding_modules") == 0
@@ -134,6 +146,13 @@ def test_the_share_of_one_block_in_the_growth(toys):
     whole = sum(max(one, 0.0) for one in growth)
     assert value(result, "top_share") == pytest.approx(growth[0] / whole)
     assert result.readings["top_share"].place == {"block": "0"}
+    # A step that saturates block 0 leaves block 2 alone; the smallest one counts.
+    bent = toys.subject([Bent(), toys.Times(gains[2])])
+    both, small = (
+        sk.measure(sk.SubmoduleProfile(direction=d, epsilons=e, unit="abs"), bent) for e in ((0.5, 0.0625), (0.0625,))
+    )
+    alone = sk.measure(sk.SubmoduleProfile(direction=d, epsilons=(0.5,), unit="abs"), bent)
+    assert value(both, "top_share") == value(small, "top_share") != value(alone, "top_share")
     last = sk.measure(sk.SubmoduleProfile(block=2, direction=d, epsilons=(0.125,), unit="abs"), subject)
     assert value(last, "top_share") == pytest.approx(growth[0] / whole)  # of all blocks, whichever is looked into
 
