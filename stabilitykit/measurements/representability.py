@@ -51,13 +51,13 @@ class Representability(Measurement):
     ULP they moved (`ulp_0`, `ulp_1`, `ulp_2_3` ..), and `decimal_q`, coordinates whose value rounded to q decimals
     differs, for q = 1 .. 15 (rounded correctly from the exact value). Rows of part "threshold", lengths in input units:
 
-        eps_first_move: the first step at which any bit of the input differs, exact: adjacent float64 numbers
-        eps_half_moved: the first at which half of the coordinates with d_i != 0 do, exact
+        eps_first_move: the first step, a float64, at which a coordinate of the rounded input has another value
+        eps_half_moved: the first at which half of the coordinates with d_i != 0 have
         eps_aligned: below it the alignment falls under 0.99, for the last time as steps shrink; found on 8 steps an
         octave and then narrowed to adjacent float64 numbers
 
-    The first leaves out dense coordinates, such as exact zeros of x0, which move at once, by subnormal numbers; the
-    column `eps_first_move_any` counts them. Readings are those of the subject's own
+    The first leaves out exact zeros of x0, which move at once, by subnormal numbers; `eps_first_move_any` counts them,
+    and `zeros` says how many there are. Readings are those of the subject's own
     dtype, worst over directions; the last three at the step nearest to `at`. UsageError for parameters that mean
     nothing; a dtype that cannot hold x0 has a row that says so. Cost: no forward; "eps*sigma" takes a product a
     direction. O(H) a step and dtype, and some 100 roundings of x a threshold. Source: the study's experiment 3.

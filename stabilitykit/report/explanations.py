@@ -125,6 +125,13 @@ GLOSSARY = {
     "concentration": "Whether changes gather at some places: 0 is what chance would do, 1 is a single place.",
     "plateau": "The steps for which rounding makes less than a tenth of the change: the part's own magnification.",
     "rounding share": "How much rounding changes the output of a step, over what the step does without rounding.",
+    "gain": "How many times as far as the input the output moves. Nominal: over the step that was asked for; realised: "
+    "over the step that rounding left; true: without rounding in the model.",
+    "realised step": "What rounding the input leaves of a step. Its alignment is 1 if it still goes in its direction.",
+    "absorbed": "A step so small that the rounded input does not change at all: it has no gain.",
+    "smoothed gain": "The gain averaged over noise that both inputs share, without the bias that averaging brings.",
+    "rounding noise": "What rounding adds to the output if every coordinate of the input moves by one ULP.",
+    "flip rate": "The share of disturbed inputs after which the model would say another token.",
     "growth": "How many times larger a change is behind a block than before it, next to the length of the state.",
     "avalanche": "Rounding takes over: from this block on a change is more than twice as long as in exact arithmetic.",
     "excess of a state": "The rounding that a state carries, over its true change. Above 1 rounding is the larger.",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stabilitykit.measurements.determinism import BatchInvariance, RunToRun
+from stabilitykit.measurements.gain import DirectionalGain
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.spectrum import SingularSpectrum
 from stabilitykit.subjects.causal_lm import CausalLMSubject
@@ -93,3 +94,21 @@ def test_the_whole_prompt_is_plain_transformers(loaded):
     with torch.no_grad():
         plain = loaded.model.base_model(inputs_embeds=E, use_cache=False).last_hidden_state[:, -1]
     assert torch.equal(subject.evaluate(subject.copies(1)).view(torch.int32), plain.view(torch.int32))
+
+
+def test_the_gain_of_small_steps_is_sigma_until_rounding_takes_over(loaded):
+    """Along v1, within 1 percent of |J v1| in true float64 from 2.6e-5 to 2.6e-3; natively rounding below 2.6e-7."""
+    subject = CausalLMSubject(loaded, PROMPT, path="decode", batch=16)
+    epsilons = (1e-3, 1e-4, 1e-5, 1e-7, 1e-8)
+    result = measure(DirectionalGain(directions="v1", epsilons=epsilons, signs="+"), subject, progress=False)
+    assert result.readings["sigma"].value == pytest.approx(SIGMA[0], rel=1e-4)
+    rows = {row["epsilon"]: row for row in result.rows}
+    for epsilon in (1e-3, 1e-4, 1e-5):
+        assert rows[epsilon]["gain_true"] == pytest.approx(SIGMA[0], rel=0.01)
+        assert rows[epsilon]["regime"] == "linear"
+    for epsilon in (1e-7, 1e-8):
+        assert rows[epsilon]["gain_realised"] > 2 * SIGMA[0]
+        assert rows[epsilon]["gain_true"] < SIGMA[0] * 1.01
+        assert rows[epsilon]["regime"] == "rounding"
+    assert rows[1e-8]["alignment"] < 0.99 < rows[1e-5]["alignment"]
+    assert 1e-6 < result.readings["rounding_noise"].value < 1e-3

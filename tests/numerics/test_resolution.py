@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabilitykit.numerics.bits import FORMATS, nudge
+from stabilitykit.numerics.bits import FORMATS, nudge, spacing
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.resolution import cosine, step_columns, thresholds
 
@@ -45,6 +45,8 @@ def test_the_first_move_is_half_a_spacing_in_the_direction_of_motion(dtype, seed
     found = thresholds(Lattice(x0, d))
     exact = first_move(x0, d)
     assert found["eps_first_move"] == found["eps_first_move_any"]
+    listed = next(Lattice(x0, d).cells())
+    assert found["eps_first_move"] == float(d.norm()) * listed.first_changed
     # The roundings before the last one, to float64 and of the narrow to float32, move a midpoint by this much at most.
     before = {torch.float64: -50, torch.float32: -28}.get(dtype, FORMATS[dtype].mantissa - 22)
     off = Fraction(found["eps_first_move"]) / Fraction(float(d.norm())) / exact - 1
@@ -103,9 +105,18 @@ def test_below_the_aligned_step_every_float_input_shows_a_lost_direction_and_abo
 
 def test_a_zero_moves_at_once_and_is_not_counted_among_the_listed():
     found = thresholds(Lattice(torch.tensor([0.0, 1.0]), torch.tensor([0.6, 0.8], dtype=torch.float64)))
-    assert found["eps_first_move_any"] < 1e-44 < 1e-9 < found["eps_first_move"]
-    assert found["dense_coordinates"] == 1
+    assert 1e-46 < found["eps_first_move_any"] < 1e-44 < 1e-9 < found["eps_first_move"]
+    assert found["zeros"] == 1
     assert found["eps_half_moved"] == found["eps_first_move_any"], "one of two is half"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_zero_that_only_changes_its_sign_has_not_moved(dtype):
+    """+0 - tiny rounds to -0, another pattern of the same number: the first move is to a subnormal number."""
+    x0, d = torch.zeros(1).to(dtype), -torch.ones(1, dtype=torch.float64)
+    found = thresholds(Lattice(x0, d))
+    assert float(Lattice(x0, d).at(found["eps_first_move_any"]).double()) < 0
+    assert found["eps_first_move_any"] == pytest.approx(float(spacing(x0)) / 2, rel=1e-2)
 
 
 def test_an_input_of_zeros_keeps_every_direction_of_normal_numbers():
