@@ -160,7 +160,7 @@ class CausalLMSubject(Subject):
         return oracle.of(self)
 
     def equivalents(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield x0 in several batch shapes, with another number of threads, and on every path the model has."""
+        """Yield x0 in several batch shapes, with one thread where several run, and on every path the model has."""
         yield from noise.batches(self, lambda batch: self.copied(batch=batch).evaluate(self.copies(batch)))
         for path in self.paths:
             if path != self.path:

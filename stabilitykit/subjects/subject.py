@@ -78,7 +78,7 @@ class Subject(Measurable):
     def equivalents(self) -> Iterator[tuple[str, Tensor]]:
         """Yield named evaluations (B', M) of x0 that exact arithmetic could not tell apart, this subject's own first.
 
-        Here: its own batch shape and others, and another number of threads.
+        Here: its own batch shape and others, and one thread where several run.
         """
         yield from noise.batches(self, lambda batch: self.with_batch(batch).evaluate(self.copies(batch)))
 

@@ -10,7 +10,8 @@ X0 = torch.linspace(-1, 1, 6)
 
 
 def test_a_function_without_noise_has_floor_zero():
-    floor = sk.FunctionSubject(lambda X: X * 2, X0, batch=4).noise_floor()
+    with noise.threads(2):
+        floor = sk.FunctionSubject(lambda X: X * 2, X0, batch=4).noise_floor()
     assert (floor.l2, floor.max_abs, floor.distinct) == (0.0, 0.0, 1)
     assert floor.evaluations == 4 + 1 + 2 + 3 + 8 + 4
     assert floor.sentence.startswith("0: all")
@@ -32,11 +33,17 @@ def test_a_planted_dependence_on_the_batch_is_the_floor():
 def test_a_planted_dependence_on_the_slot_or_the_threads_is_seen():
     slots = sk.FunctionSubject(lambda X: X + torch.arange(len(X))[:, None], X0).noise_floor()
     assert slots.max_abs == pytest.approx(7.0)
-    ambient = torch.get_num_threads()
-    threaded = sk.FunctionSubject(lambda X: X + torch.get_num_threads(), X0).noise_floor()
+    with noise.threads(2):
+        threaded = sk.FunctionSubject(lambda X: X + torch.get_num_threads(), X0).noise_floor()
+        assert torch.get_num_threads() == 2
     assert threaded.max_abs == pytest.approx(1.0)
-    assert "thread" in threaded.pair
-    assert torch.get_num_threads() == ambient
+    assert "1 thread" in threaded.pair
+
+
+def test_no_more_threads_are_tried_than_run():
+    with noise.threads(1):
+        floor = sk.FunctionSubject(lambda X: X + torch.get_num_threads(), X0).noise_floor()
+    assert (floor.l2, floor.evaluations) == (0.0, 1 + 2 + 3 + 8)
 
 
 def test_threads_are_put_back_after_an_error():
