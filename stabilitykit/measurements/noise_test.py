@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.noise_models import SETS, Perturbation
 from stabilitykit.measurements.progress import bar
@@ -51,9 +51,9 @@ class NoiseTest(Measurement):
     probability and margin before and after. Rows of part "kind": flips of draws with rate, 95 % Wilson interval and
     one-sided exact bound (of a kind without chance all three are the rate, 0 or 1), medians, smallest flip.
 
-    A subject without a head is read as if its output were the logits. Equal inputs are run once; the undisturbed input
-    runs among the others and must keep its bits, else InvalidError. Array `token_l2` (draws, tokens) for rows="all".
-    Cost: a forward a distinct input, with the head. Source: the study's perturbation tests.
+    Of a FunctionSubject the output is read as logits; a part of a model has none (UnsupportedError). Equal inputs are
+    run once; the undisturbed input runs among the others and must keep its bits, else InvalidError. Array `token_l2`
+    (draws, tokens) for rows="all". Cost: a forward a distinct input, with the head. Source: the study's perturbation tests.
     """
 
     kinds: Sequence[Perturbation] | str = "sizes"
@@ -149,6 +149,10 @@ def _special(subject: Subject) -> Tensor:
 def _answers(subject: Subject, inputs: Tensor) -> list[dict[str, Any]]:
     """Return what each distinct input does, the undisturbed first."""
     reader = Reader(subject, ("pre_norm",))
+    if reader.baseline.logits is None and "model_digest" in subject.describe():
+        raise UnsupportedError(
+            f"{subject.name} is a part of a model and has no logits; disturb the whole model instead"
+        )
     x0 = subject.x0.cpu().double()
     answers: list[dict[str, Any]] = []
     with bar(len(inputs), "noise", "input") as progress:

@@ -302,6 +302,12 @@ def test_a_model_is_compared_with_plain_forwards():
         assert row["pre_norm_angle"] > 0
 
 
+def test_a_part_of_a_model_has_no_tokens():
+    part = sk.ModuleSubject(sk.CausalLMSubject(sk.load("tiny"), "abc"), "model.layers.1.mlp")
+    with pytest.raises(sk.UnsupportedError, match="is a part of a model and has no logits"):
+        ask(part, sk.UlpNoise(1))
+
+
 def test_all_rows_of_the_prompt_may_move_and_special_tokens_be_spared():
     loaded = sk.load("tiny")
     ids = [256, *b"abc"]
