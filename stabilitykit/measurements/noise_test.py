@@ -53,7 +53,8 @@ class NoiseTest(Measurement):
 
     Of a FunctionSubject the output is read as logits; a part of a model has none (UnsupportedError). Equal inputs are
     run once; the undisturbed input runs among the others and must keep its bits, else InvalidError. Array `token_l2`
-    (draws, tokens) for rows="all". Cost: a forward a distinct input, with the head. Source: the study's perturbation tests.
+    (draws, tokens) for rows="all". Cost: a forward a distinct input, with the head. Source: the study's perturbation
+    tests.
     """
 
     kinds: Sequence[Perturbation] | str = "sizes"
