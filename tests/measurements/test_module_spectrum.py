@@ -68,13 +68,15 @@ def test_a_chain_of_matrices_has_the_norms_of_dense_algebra(toys):
 @pytest.mark.parametrize("site", ["block:1", "pre_norm", "post_norm"])
 def test_the_chain_ends_at_the_subjects_site(toys, site):
     A = [matrix(seed) for seed in (4, 5, 6)]
-    subject = toys.subject([toys.Matrix(a) for a in A], norm=toys.Times(4.0), site=site)
-    count, factor = {"block:1": (2, 1), "pre_norm": (3, 1), "post_norm": (3, 4)}[site]
+    subject = toys.subject([toys.Matrix(a) for a in A], norm=toys.Times(16.0), site=site)
+    count, factor = {"block:1": (2, 1), "pre_norm": (3, 1), "post_norm": (3, 16)}[site]
     whole = factor * torch.linalg.multi_dot([a.double() for a in A[:count]][::-1])
     bound = factor * math.prod(float(torch.linalg.svdvals(a.double())[0]) for a in A[:count])
     result = measured(subject, inside=0)
     assert value(result, "sigma_1") == pytest.approx(float(torch.linalg.svdvals(whole)[0]), rel=1e-5)
     assert value(result, "chain_bound") == pytest.approx(bound, rel=1e-4)
+    largest = max(float(torch.linalg.svdvals(a.double())[0]) for a in A)
+    assert value(result, "sigma_1_block") == pytest.approx(largest, rel=1e-5)  # the norm's 16 is not a block's
 
 
 def test_what_comes_before_block_0_is_in_the_bound(toys):
