@@ -120,6 +120,7 @@ def test_certificates_in_a_batch_of_decode_steps(loaded, tmp_path):
     subject = CausalLMSubject(loaded, PROMPT, path="decode", batch=64)
     assert subject.proofs.lanes_independent
     subject.noise_floor()
+    assert subject.baseline.shape[0] == 64  # one batch, whatever the number of directions
     result = measure(FirstChange(direction=directions_for(subject, 256)), subject)
     assert all(row["exact"] and not row["censored"] for row in result.rows)
     assert result.execution.forwards <= 1.3 * 256
