@@ -158,6 +158,8 @@ def test_fates_are_counted_in_order_and_never_comes_last(results: dict[str, Resu
     (trace,) = figures(replace(result, rows=rows))[0].traces
     assert trace["x"] == ["embed", "block 2", "block 10", "final norm", "nowhere"]
     assert trace["y"] == [1, 2, 1, 1, 1]
+    none = figures(replace(result, rows=({"fate": "never"},)))[0]
+    assert none.caption == "Of 1 changed inputs 1 change the output, and 0 lose their change."
     real = figures(result)[0]
     assert sum(real.traces[0]["y"]) == 60
     assert "Of 60 of 60 the state after block 0 tells the fate." in real.caption

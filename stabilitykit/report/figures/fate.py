@@ -38,10 +38,9 @@ def draw(result: Result) -> list[Figure]:
     )
     told = [row["decided_in_block_0"] for row in result.rows if isinstance(row.get("decided_in_block_0"), bool)]
     decided = f" Of {sum(told)} of {len(told)} the state after block 0 tells the fate." if told else ""
-    caption = (
-        f"{len(fates)} changed inputs. {counted[NEVER]} of them change the output; the others lose their change where "
-        f"the bar stands, and from there on every bit is that of the unchanged input.{decided}"
-    )
+    lost = len(fates) - counted[NEVER]
+    where = " where the bar stands: from there on every bit is that of the unchanged input" if lost else ""
+    caption = f"Of {len(fates)} changed inputs {counted[NEVER]} change the output, and {lost} lose their change{where}.{decided}"
     return [Figure("Where a change dies", caption, [trace], shape)]
 
 
