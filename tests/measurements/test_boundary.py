@@ -349,7 +349,12 @@ def sentence_of(fn, direction, x0=X0, **settings):
 def test_the_sentence_fits_what_was_found():
     e0 = torch.tensor([1.0, 0, 0, 0])
     assert "exactly where the rounded input itself first changes." in sentence_of(lambda X: X, e0)
-    signed = sentence_of(lambda X: X[:, 1:], torch.tensor([2.0**-10, 1.0]), torch.tensor([-0.0, 1.0]).half())
+    zero = torch.tensor([-0.0, 1.0]).half()
+    first = only(measure(FirstChange(direction=torch.tensor([2.0**-10, 1.0])), FunctionSubject(lambda X: X, zero)))
+    assert (first["radius"], first["lattice_radius"], first["rho"]) == (0, 0, 1)
+    later = measure(FirstChange(direction=torch.tensor([2.0**-10, 1.0])), FunctionSubject(lambda X: X[:, 1:], zero))
+    assert (only(later)["lattice_radius"], only(later)["rho"]) == (0, math.inf)
+    signed = sentence_of(lambda X: X[:, 1:], torch.tensor([2.0**-10, 1.0]), zero)
     assert "far beyond s = " in signed
     assert ", where the rounded input itself first changes." in signed
     assert "inf" not in signed
