@@ -40,8 +40,8 @@ def draw(result: Result) -> list[Figure]:
     decided = f" Of {sum(told)} of {len(told)} the state after block 0 tells the fate." if told else ""
     lost = len(fates) - counted[NEVER]
     where = " where the bar stands: from there on every bit is that of the unchanged input" if lost else ""
-    caption = f"Of {len(fates)} changed inputs {counted[NEVER]} change the output, and {lost} lose their change{where}.{decided}"
-    return [Figure("Where a change dies", caption, [trace], shape)]
+    said = f"Of {len(fates)} changed inputs {counted[NEVER]} change the output, and {lost} lose their change{where}."
+    return [Figure("Where a change dies", f"{said}{decided}", [trace], shape)]
 
 
 def _order(site: str) -> tuple[int, int, str]:
