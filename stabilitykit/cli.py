@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stabilitykit.errors import StabilityError
-from stabilitykit.settings import COMMAND, NOTHING_MEASURED, OPTIONS, Option, Settings, arguments, resolve
+from stabilitykit.settings import COMMAND, BAD_INPUT, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
-_STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, NOTHING_MEASURED + 2: 2, NOTHING_MEASURED + 3: 3}
+_STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, BAD_INPUT + 2: 2, BAD_INPUT + 3: 3}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -21,8 +21,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 COMMAND = "STABILITYKIT_COMMAND"
 """Environment variable in which `stabilitykit run` tells the report what was typed."""
 
-NOTHING_MEASURED = 64
-"""Added to the exit code of the error for which `stabilitykit run` measured nothing; pytest's own codes are below."""
+BAD_INPUT = 64
+"""Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
 _ASIDE = {"report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")

@@ -101,7 +101,7 @@ class Measurement(ABC, Generic[Asked]):
         return self.metrics
 
     def across(self, results: Sequence[Result]) -> tuple[Row, ...]:
-        """Return rows that only several subjects have together, such as a distribution over prompts; none by default."""
+        """Return rows that only several subjects have together, as a distribution over prompts is; none by default."""
         return ()
 
     @final

@@ -21,7 +21,7 @@ from stabilitykit.plugin import plan, resume, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
-from stabilitykit.settings import COMMAND, NOTHING_MEASURED
+from stabilitykit.settings import COMMAND, BAD_INPUT
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run
@@ -102,8 +102,8 @@ class Collector:
         if self.settings.suite and not ran and not session.config.option.collectonly and session.exitstatus in (0, 5):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
             self.notes.append(suite.MISSING)
-        if os.environ.get(COMMAND) and self.codes and not any(json.loads(text)["result"] for text in self.texts):
-            session.exitstatus = NOTHING_MEASURED + max(self.codes)
+        if os.environ.get(COMMAND) and self.codes:
+            session.exitstatus = BAD_INPUT + max(self.codes)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table and the report's path; under -q the path alone."""
@@ -159,7 +159,7 @@ class Collector:
         self.notes.append(f"not resumed: {self.refused}")
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
         if os.environ.get(COMMAND):
-            session.exitstatus = NOTHING_MEASURED + IncomparableError.exit_code
+            session.exitstatus = BAD_INPUT + IncomparableError.exit_code
 
     def _write(self, session: pytest.Session, folder: Path) -> None:
         from stabilitykit.report import write

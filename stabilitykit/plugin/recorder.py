@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.errors import StabilityError, UnsupportedError
+from stabilitykit.errors import IncomparableError, StabilityError, UnreadableError, UnsupportedError, UsageError
 from stabilitykit.plugin import plan, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.testlog import TestLog, log_of, said, uses_stability, verdict_of
@@ -23,6 +23,10 @@ JSON, KIND, CODE = "_stability_json", "_stability_kind", "_stability_code"
 # Beside the records: that they were taken over, that the test is over, and that the run must not go on.
 TAKEN, DONE, REFUSED = "_stability_taken", "_stability_done", "_stability_refused"
 PLAN = "_stability_plan"
+
+# What the user can mend in the command decides its exit status, whatever else was measured; so does a model that
+# cannot be set up. An output that is no number is a finding, and what a model does not support skips.
+BAD_INPUT = (UsageError, UnreadableError, IncomparableError)
 
 
 def attach(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
@@ -97,7 +101,8 @@ def _explain(log: TestLog, error: BaseException, report: pytest.TestReport) -> N
 def _shorten(item: pytest.Item, error: BaseException, report: pytest.TestReport) -> None:
     """Of bad input the suite shows the sentence: a way through our own code would tell its reader nothing."""
     if isinstance(error, StabilityError):
-        setattr(report, CODE, error.exit_code)
+        if isinstance(error, BAD_INPUT) or report.when == "setup":
+            setattr(report, CODE, error.exit_code)
         if suite.contains(item.path):
             report.longrepr = f"{type(error).__name__}: {error}"
 

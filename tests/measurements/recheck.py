@@ -9,13 +9,16 @@ a whole forward of plain transformers answers each, and a JSON list of sentences
 """
 
 import copy
+import inspect
 import json
 import math
 import sys
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaModel
+
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 
 class Rejected(Exception):  # noqa: N818 - it ends the check of one row
@@ -54,7 +57,7 @@ def outputs(model, subject):
     past = None
     if subject["path"] == "decode":
         past = DynamicCache(config=model.config)
-        model.base_model(inputs_embeds=E[:, :-1], past_key_values=past, use_cache=True)
+        model.base_model(inputs_embeds=E[:, :-1], **{CACHE: past}, use_cache=True)
 
     @torch.no_grad()
     def output(x, slot):
@@ -64,7 +67,7 @@ def outputs(model, subject):
             state = model.base_model(inputs_embeds=rows, use_cache=False)
         else:
             cache = copy.deepcopy(past)
-            state = model.base_model(inputs_embeds=rows[:, -1:], past_key_values=cache, use_cache=True)
+            state = model.base_model(inputs_embeds=rows[:, -1:], **{CACHE: cache}, use_cache=True)
         return state.last_hidden_state[slot, -1].clone()
 
     return E[0, -1].clone(), output

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION, STATE_SPACE
 from torch import nn
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
@@ -38,7 +39,7 @@ def test_every_family_is_taken_apart(family):
     assert (found.hidden_size, found.layers) == (64, len(found.blocks))
     assert found.max_positions == (None if family in UNLIMITED else 512)
     assert found.embedding is model.get_input_embeddings()
-    assert found.past == ("cache_params" if family == "mamba" else "past_key_values")
+    assert found.past == (STATE_SPACE if family == "mamba" else ATTENTION)
     assert bool(found.notes) == (family == "gemma3n")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles.cache_name import ATTENTION, STATE_SPACE
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.boundary import FirstChange
@@ -42,11 +43,11 @@ class Support:
     shares: bool = True
     mixes: bool = False
     smooth: bool = False
-    cache: str = "past_key_values"
+    cache: str = ATTENTION
     refusal: str = ""
 
 
-TRANSFORMERS = "5.23.0"
+TRANSFORMERS = "5.24.0"
 TABLE = {
     "llama": Support("LlamaForCausalLM"),
     "mistral": Support("MistralForCausalLM"),
@@ -71,7 +72,7 @@ TABLE = {
     "cohere": Support("CohereForCausalLM"),
     "gpt2": Support("GPT2LMHeadModel", smooth=True),
     "gpt_neox": Support("GPTNeoXForCausalLM", smooth=True),
-    "gptj": Support("GPTJForCausalLM"),
+    "gptj": Support("GPTJForCausalLM", smooth=True),
     "opt": Support("OPTForCausalLM", smooth=True),
     "falcon": Support("FalconForCausalLM", smooth=True),
     "bloom": Support("BloomForCausalLM", mode="reverse mode twice"),
@@ -79,7 +80,7 @@ TABLE = {
     "mixtral": Support("MixtralForCausalLM", mixes=True),
     "qwen3_moe": Support("Qwen3MoeForCausalLM", mixes=True),
     "gpt_oss": Support("GptOssForCausalLM", mixes=True),
-    "mamba": Support("MambaForCausalLM", shares=False, cache="cache_params"),
+    "mamba": Support("MambaForCausalLM", shares=False, cache=STATE_SPACE),
     "zamba2": Support("Zamba2ForCausalLM", screens=False, shares=False),
     "bert": Support(
         "BertLMHeadModel",
@@ -119,7 +120,7 @@ def on_both_paths(families):
 
 
 @torch.no_grad()
-def plain(subject, rows, cache="past_key_values"):
+def plain(subject, rows, cache=ATTENTION):
     """The last state (B, H) of the base model on rows (B, T, H), called by hand along the subject's path."""
     model, ours = subject.model, getattr(subject.model.config, "_experts_implementation", None)
     if subject.experts:

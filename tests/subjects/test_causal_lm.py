@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION
 from transformers import DynamicCache
 
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
@@ -40,8 +41,8 @@ def plain(loaded, X, path, ids=IDS):
         return base(inputs_embeds=E, use_cache=False).last_hidden_state[:, -1]
     cache = DynamicCache(config=loaded.model.config)
     if len(ids) > 1:
-        base(inputs_embeds=E[:, :-1], past_key_values=cache, use_cache=True)
-    return base(inputs_embeds=E[:, -1:], past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        base(inputs_embeds=E[:, :-1], **{ATTENTION: cache}, use_cache=True)
+    return base(inputs_embeds=E[:, -1:], **{ATTENTION: cache}, use_cache=True).last_hidden_state[:, -1]
 
 
 @pytest.mark.parametrize("path", ["prefill", "decode"])
@@ -97,7 +98,7 @@ def test_the_model_is_called_as_generation_calls_it(llama, path, ids, cached, pa
     subject.evaluate(subject.copies(1))
     handle.remove()
     (call,) = calls
-    cache = call.get("past_key_values")
+    cache = call.get(ATTENTION)
     assert call["use_cache"] is cached
     assert (cache.get_seq_length() if cache else None) == (past + 1 if past else None)
     assert call["inputs_embeds"].shape[1] == (12 if path == "prefill" else 1)
@@ -244,7 +245,7 @@ def test_a_model_without_a_cache_cannot_decode_and_has_one_path():
     """Planted: the base model keeps its cache to itself."""
 
     def forget(_module, _args, output):
-        output["past_key_values"] = None
+        output[ATTENTION] = None
         return output
 
     loaded = load("tiny:llama")

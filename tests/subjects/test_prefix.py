@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION, STATE_SPACE
 from transformers import DynamicCache
 
 from stabilitykit.numerics.bits import bits_equal
@@ -48,7 +49,7 @@ def test_decode_is_plain_transformers_with_a_fresh_cache(family):
     loaded = load(f"tiny:{family}")
     E = loaded.model.get_input_embeddings()(torch.tensor([IDS, IDS]))
     subject = CausalLMSubject(loaded, IDS, path="decode", batch=2)
-    name = "cache_params" if family == "mamba" else "past_key_values"
+    name = STATE_SPACE if family == "mamba" else ATTENTION
     for scale in (1.0, 0.5, 1.0):
         with torch.no_grad():
             past = loaded.model.base_model(inputs_embeds=E[:, :-1], use_cache=True)[name]

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION
 from transformers import DynamicCache
 
 from stabilitykit.errors import InvalidError, UnsupportedError
@@ -35,8 +36,8 @@ def closure(subject):
     def last(x):
         cache = DynamicCache(config=subject.model.config)
         with torch.no_grad():
-            base(inputs_embeds=E[:, :-1], past_key_values=cache, use_cache=True)
-        return base(inputs_embeds=x[None, None], past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
+            base(inputs_embeds=E[:, :-1], **{ATTENTION: cache}, use_cache=True)
+        return base(inputs_embeds=x[None, None], **{ATTENTION: cache}, use_cache=True).last_hidden_state[0, -1]
 
     return whole if subject.path == "prefill" else last
 

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION
 
 from stabilitykit.errors import InvalidError, UnsupportedError
 from stabilitykit.measurements.boundary import FirstChange
@@ -157,8 +158,8 @@ def test_the_chosen_experts_also_compute_the_prefix():
     loaded.model.set_experts_implementation(subject.experts)
     E = loaded.model.get_input_embeddings()(torch.tensor([IDS])).repeat(6, 1, 1)
     with torch.no_grad():
-        past = loaded.model.base_model(inputs_embeds=E[:, :-1], use_cache=True).past_key_values
-        last = loaded.model.base_model(inputs_embeds=E[:, -1:], past_key_values=past, use_cache=True)
+        past = loaded.model.base_model(inputs_embeds=E[:, :-1], use_cache=True)[ATTENTION]
+        last = loaded.model.base_model(inputs_embeds=E[:, -1:], **{ATTENTION: past}, use_cache=True)
     loaded.model.set_experts_implementation(users)
     assert bits_equal(subject.baseline, last.last_hidden_state[:, -1])
 

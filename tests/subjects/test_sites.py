@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.cache_name import ATTENTION
 from transformers import DynamicCache
 
 from stabilitykit.errors import UnsupportedError, UsageError
@@ -27,8 +28,8 @@ def plain(model, path, read):
         if path == "prefill":
             return read({"inputs_embeds": E, "use_cache": False})
         cache = DynamicCache(config=model.config)
-        model.base_model(inputs_embeds=E[:, :-1], past_key_values=cache, use_cache=True)
-        return read({"inputs_embeds": E[:, -1:], "past_key_values": cache, "use_cache": True})
+        model.base_model(inputs_embeds=E[:, :-1], **{ATTENTION: cache}, use_cache=True)
+        return read({"inputs_embeds": E[:, -1:], ATTENTION: cache, "use_cache": True})
 
 
 def hooked(model, path, name, *, inside=False):
