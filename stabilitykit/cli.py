@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stabilitykit.errors import StabilityError
-from stabilitykit.settings import COMMAND, BAD_INPUT, OPTIONS, Option, Settings, arguments, resolve
+from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"

@@ -21,7 +21,7 @@ from stabilitykit.plugin import plan, resume, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
-from stabilitykit.settings import COMMAND, BAD_INPUT
+from stabilitykit.settings import BAD_INPUT, COMMAND
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run

@@ -22,7 +22,8 @@ from stabilitykit.subjects.models import LoadedModel
 from stabilitykit.subjects.precision import true_float64
 from stabilitykit.subjects.prefix import Prefix, built
 from stabilitykit.subjects.prompt import token_ids
-from stabilitykit.subjects.sites import Stopped, Tap, last_position, locate
+from stabilitykit.subjects.site_call import answer, called
+from stabilitykit.subjects.sites import Stopped, Tap, locate
 from stabilitykit.subjects.subject import Subject
 
 PATHS = ("prefill", "decode")
@@ -88,14 +89,8 @@ class CausalLMSubject(Subject):
     def forward(self, X: Tensor, implementation: str | None = None) -> Tensor:
         """As `evaluate`, but uncounted and differentiable, for products and proofs, with that kernel of experts."""
         self.prepare(len(X))
-        try:
-            with self._tap.stopping(), self._running(implementation or self.experts):
-                state = self._run(X, self._needs_head)
-        except Stopped as stopped:
-            return last_position(stopped.state, len(X), self.site)
-        if self._tap.module is not None:
-            raise UnsupportedError(f"{self.name} does not run the module of site {self.site!r} in its forward")
-        return last_position(state, len(X), self.site)
+        with self._running(implementation or self.experts):
+            return answer(self, self._arguments(X), len(X))
 
     def prepare(self, batch: int) -> None:
         """Cache the prefix for a batch shape now, before anything taps, differentiates or swaps kernels."""
@@ -124,7 +119,7 @@ class CausalLMSubject(Subject):
         """Run (B, H) to the model's own end, uncounted: its last state or, with `head`, its logits, (B, T, M)."""
         self.prepare(len(X))
         with self._running(self.experts):
-            return self._run(X, head)
+            return called(self, self._arguments(X), head)
 
     def states(self, X: Tensor, sites: Sequence[str], *, whole: bool = False) -> dict[str, Tensor]:
         """Run (B, H) once, to the model's end, and return the state at each site; see `states.read`."""
@@ -252,14 +247,8 @@ class CausalLMSubject(Subject):
         with experts.using(self.model, implementation), self.arithmetic():
             yield
 
-    def _run(self, X: Tensor, head: bool) -> Tensor:
-        """Run the model on rows (B, H) and return its own last state or logits, (B, T, M)."""
-        arguments = self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
-        if head:
-            logits: Tensor = self.model(**arguments, logits_to_keep=1).logits
-            return logits
-        state: Tensor = self.anatomy.base(**arguments).last_hidden_state
-        return state
+    def _arguments(self, X: Tensor) -> dict[str, Any]:
+        return self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
 
     def _whole_prompt(self, X: Tensor) -> dict[str, Any]:
         rows = (self._before.to(X.device).expand(len(X), -1, -1), X.view(len(X), -1, self.anatomy.hidden_size))

@@ -83,11 +83,11 @@ def locate(site: str, anatomy: Anatomy, model: nn.Module) -> Tap:
     raise UsageError(f"site {site!r} is not one of {FORMS}")
 
 
-def last_position(state: Tensor, batch: int, site: str) -> Tensor:
-    """Return (B, M) of the last token from a state (B, T, M) or (B, M)."""
+def at_position(state: Tensor, batch: int, site: str, position: int = -1) -> Tensor:
+    """Return (B, M) of the token at `position`, the last by default, from a state (B, T, M) or (B, M)."""
     if state.dim() not in (2, 3) or state.shape[0] != batch:
         raise UnsupportedError(f"site {site!r} gives shape {tuple(state.shape)}, not one vector a row and token")
-    return state[:, -1] if state.dim() == 3 else state
+    return state[:, position] if state.dim() == 3 else state
 
 
 def _first_tensor(value: Any, strict: bool) -> Tensor | None:
