@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
     from stabilitykit.measurements.boundary_jump import BoundaryJump as BoundaryJump
+    from stabilitykit.measurements.cache_invariance import CacheInvariance as CacheInvariance
     from stabilitykit.measurements.chains import BlockGain as BlockGain
     from stabilitykit.measurements.chains import MatmulChain as MatmulChain
     from stabilitykit.measurements.chains import WeightGain as WeightGain
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import UlpNoise as UlpNoise
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
+    from stabilitykit.measurements.padding_invariance import PaddingInvariance as PaddingInvariance
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
+    from stabilitykit.measurements.thread_invariance import ThreadInvariance as ThreadInvariance
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -95,6 +98,9 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Cost",
     "RunToRun",
     "BatchInvariance",
+    "PaddingInvariance",
+    "CacheInvariance",
+    "ThreadInvariance",
     "KernelAccuracy",
     "KernelPair",
     "FirstChange",
@@ -159,6 +165,7 @@ _HOMES = {
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.boundary_jump": ("BoundaryJump",),
+    "measurements.cache_invariance": ("CacheInvariance",),
     "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
@@ -181,6 +188,7 @@ _HOMES = {
         "Uniform",
     ),
     "measurements.noise_test": ("NoiseTest",),
+    "measurements.padding_invariance": ("PaddingInvariance",),
     "measurements.representability": ("Representability",),
     "measurements.regimes": ("Regimes",),
     "measurements.rotation": ("Rotation",),
@@ -188,6 +196,7 @@ _HOMES = {
     "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
+    "measurements.thread_invariance": ("ThreadInvariance",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),

@@ -11,16 +11,21 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.invariance import (
+    BITS,
+    ULP,
+    Case,
+    Invariance,
+    check_lengths,
+    repeated,
+    where,
+    worst_place,
+)
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics import statistics
-from stabilitykit.numerics.differences import Difference, difference
-from stabilitykit.results.metric import Metric, Reading
-from stabilitykit.results.result import Worst
+from stabilitykit.numerics.differences import difference
+from stabilitykit.results.metric import Metric
 from stabilitykit.subjects.subject import Subject
-
-BITS = Metric("differing_bits", "elements", "lower", "output elements of which any bit differs, in the worst case")
-ULP = Metric("max_ulp", "ULP", "lower", "largest distance of two differing elements in units in the last place")
-SCALED = Metric("max_scaled_ulp", "ULP", "lower", "largest difference over the ULP of the largest output element")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +94,12 @@ class RunToRun(Measurement):
             sentence=f"{statistics.sentence(differing, self.runs, self.confidence)}, if runs are independent draws.",
             verdict="differs" if differing else "pass",
             rows=rows,
-            worst=_worst(worst, "y", ("first", "again")) if differing else None,
+            worst=worst_place(worst, "y", ("first", "again")) if differing else None,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class BatchInvariance(Measurement):
+class BatchInvariance(Invariance):
     """Compare a row computed alone with the same row inside batches: other sizes, slots and neighbours.
 
     For every relative of the subject (a causal model: its prompt cut to each of `lengths`, on both paths, since kernels
@@ -108,15 +113,9 @@ class BatchInvariance(Measurement):
     sizes: tuple[int, ...] = (2, 3, 8)
     lengths: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        BITS,
-        ULP,
-        SCALED,
-        Metric("differing_cases", "cases", "lower", "compared rows of which any bit differs"),
-        Metric("cases", "cases", "neither", "rows compared with the row computed alone"),
-        Metric("output_change", "output", "lower", "largest L2 distance from the row computed alone"),
-    )
-    requires: ClassVar[Mapping[str, str]] = {"differing_bits": "<= 0"}
+    place: ClassVar[tuple[str, ...]] = ("path", "length", "size", "slot", "neighbours")
+    sides: ClassVar[tuple[str, str]] = ("alone", "in batch")
+    noise: ClassVar[str] = "every row alone was computed twice with equal bits, so this is not run-to-run noise"
     causes: ClassVar[tuple[str, ...]] = (
         "a matrix kernel chosen by the number of rows",
         "a reduction whose order depends on the batch size",
@@ -127,50 +126,40 @@ class BatchInvariance(Measurement):
         """Refuse sizes without company."""
         if not self.sizes or min(self.sizes) < 2:
             raise UsageError(f"sizes={self.sizes}: a batch that compares anything has at least 2 rows")
-        if not self.lengths or min(self.lengths) < 1:
-            raise UsageError(f"lengths={self.lengths}: a prompt has at least 1 token")
+        check_lengths(self.lengths)
 
     def cost(self, subject: Subject) -> Cost:
         """Exact for a causal model; one relative otherwise."""
-        return Cost(forwards=_relatives(subject, self.lengths) * (2 + 3 * sum(self.sizes)))
+        return Cost(forwards=relatives(subject, self.lengths) * (2 + 3 * sum(self.sizes)))
 
-    def find(self, subject: Subject) -> Finding:
-        """Compare every case; the noise sentence rests on each relative's own repeatability."""
-        cases: list[tuple[dict[str, Any], Difference]] = []
-        with bar(_relatives(subject, self.lengths), "batch invariance", "prompt") as progress:
-            for relative in subject.relatives(self.lengths):
-                cases += list(self._cases(relative))
-                progress.update()
-        differing = [case for case in cases if not case[1].identical]
-        where, worst = max(cases, key=lambda case: (case[1].max_scaled_ulp, case[1].differing_bits))
-        values: dict[str, float | Reading] = {
-            **{metric.name: _worst_reading(metric, cases) for metric in (BITS, ULP, SCALED)},
-            "differing_cases": len(differing),
-            "cases": len(cases),
-            "output_change": max(one.l2 for _, one in cases),
-        }
-        return Finding(
-            values,
-            _batch_sentence(differing, cases),
-            verdict="differs" if differing else "pass",
-            rows=tuple({**row, **_columns(one)} for row, one in cases),
-            worst=_worst(worst, _case_name(where), ("alone", "in batch")) if differing else None,
-            noise="every row alone was computed twice with equal bits, so this is not run-to-run noise",
-        )
+    def subjects(self, subject: Subject) -> Sequence[Subject]:
+        """Return the prompt at each length on each path."""
+        return list(subject.relatives(self.lengths))
 
-    def _cases(self, subject: Subject) -> Iterator[tuple[dict[str, Any], Difference]]:
-        description = subject.describe()
-        alone = subject.finite(subject.evaluate(subject.copies(1)))
-        repeated = difference(alone, subject.evaluate(subject.copies(1)))
-        if not repeated.identical:
-            raise UsageError(f"{subject.name} differs from itself without any batch; ask RunToRun first")
-        where = {"path": description.get("path", ""), "length": len(description.get("token_ids", ())) or 1}
+    def cases(self, subject: Subject) -> Iterator[Case]:
+        """Yield x0 in every kind of company."""
+        alone = repeated(subject, "batch")
         for size in self.sizes:
             for slot, neighbours, row in _in_company(subject, size):
-                yield {**where, "size": size, "slot": slot, "neighbours": neighbours}, difference(alone[0], row)
+                yield {**where(subject), "size": size, "slot": slot, "neighbours": neighbours}, difference(alone, row)
+
+    def sentence(self, differing: Sequence[Case], cases: Sequence[Case]) -> str:
+        """Say in how many cases and shapes bits differ."""
+        if not differing:
+            return f"A row has the same bits alone and in company in all {len(cases)} cases."
+        shapes = len({(row["path"], row["length"], row["size"]) for row, _ in differing})
+        return (
+            f"The same row has other bits in company than alone in {len(differing)} of {len(cases)} cases "
+            f"({shapes} combinations of path, prompt length and batch size)."
+        )
+
+    def name(self, where: Mapping[str, Any]) -> str:
+        """Return e.g. `y (decode of 3 tokens, batch 2, slot 0, among copies)`."""
+        path = f"{where['path']} of {where['length']} tokens, " if where["path"] else ""
+        return f"y ({path}batch {where['size']}, slot {where['slot']}, among {where['neighbours']})"
 
 
-def _relatives(subject: Subject, lengths: Sequence[int]) -> int:
+def relatives(subject: Subject, lengths: Sequence[int]) -> int:
     """Return how many relatives a subject yields: a causal model one a path and length, any other itself."""
     return len(getattr(subject, "paths", ())) * len(lengths) or 1
 
@@ -184,50 +173,6 @@ def _in_company(subject: Subject, size: int) -> Iterator[tuple[int, str, Tensor]
         X = subject.neighbours(size, seed=size)
         X[slot] = subject.x0
         yield slot, "others", subject.evaluate(X)[slot]
-
-
-def _worst_reading(metric: Metric, cases: Sequence[tuple[dict[str, Any], Difference]]) -> Reading:
-    """Return the largest value of one metric over the cases, with the place where it, not another metric, is worst."""
-    where, worst = max(cases, key=lambda case: float(getattr(case[1], metric.name)))
-    place = {name: str(where[name]) for name in ("path", "length", "size", "slot", "neighbours")}
-    return Reading(metric, getattr(worst, metric.name), place=place)
-
-
-def _columns(one: Difference) -> dict[str, Any]:
-    return {
-        "differing_bits": one.differing_bits,
-        "share": one.differing_bits / one.elements if one.elements else 0.0,
-        "max_ulp": one.max_ulp,
-        "max_scaled_ulp": one.max_scaled_ulp,
-        "l2": one.l2,
-        "bits_equal": one.identical,
-    }
-
-
-def _case_name(where: Mapping[str, Any]) -> str:
-    path = f"{where['path']} of {where['length']} tokens, " if where["path"] else ""
-    return f"y ({path}batch {where['size']}, slot {where['slot']}, among {where['neighbours']})"
-
-
-def _worst(one: Difference, name: str, sides: tuple[str, str]) -> Worst | None:
-    if one.worst is None:
-        return None
-    place = ", ".join(map(str, one.worst.index))
-    left, right = (
-        f"{value:.9g} ({bits})"
-        for value, bits in ((one.worst.left, one.worst.left_bits), (one.worst.right, one.worst.right_bits))
-    )
-    return Worst(f"{name}[{place}]", sides[0], left, sides[1], right)
-
-
-def _batch_sentence(differing: list[Any], cases: list[Any]) -> str:
-    if not differing:
-        return f"A row has the same bits alone and in company in all {len(cases)} cases."
-    shapes = len({(row["path"], row["length"], row["size"]) for row, _ in differing})
-    return (
-        f"The same row has other bits in company than alone in {len(differing)} of {len(cases)} cases "
-        f"({shapes} combinations of path, prompt length and batch size)."
-    )
 
 
 def _key(output: Tensor) -> bytes:

@@ -89,7 +89,7 @@ class CausalLMSubject(Subject):
     def forward(self, X: Tensor, implementation: str | None = None) -> Tensor:
         """As `evaluate`, but uncounted and differentiable, for products and proofs, with that kernel of experts."""
         self.prepare(len(X))
-        with self._running(implementation or self.experts):
+        with self.running(implementation):
             return answer(self, self._arguments(X), len(X))
 
     def prepare(self, batch: int) -> None:
@@ -118,7 +118,7 @@ class CausalLMSubject(Subject):
     def run_through(self, X: Tensor, *, head: bool = False) -> Tensor:
         """Run (B, H) to the model's own end, uncounted: its last state or, with `head`, its logits, (B, T, M)."""
         self.prepare(len(X))
-        with self._running(self.experts):
+        with self.running():
             return called(self, self._arguments(X), head)
 
     def states(self, X: Tensor, sites: Sequence[str], *, whole: bool = False) -> dict[str, Tensor]:
@@ -243,8 +243,9 @@ class CausalLMSubject(Subject):
         return embedded
 
     @contextmanager
-    def _running(self, implementation: str | None) -> Iterator[None]:
-        with experts.using(self.model, implementation), self.arithmetic():
+    def running(self, implementation: str | None = None) -> Iterator[None]:
+        """Hold the model as it is measured: its experts (or another implementation of them), its arithmetic."""
+        with experts.using(self.model, implementation or self.experts), self.arithmetic():
             yield
 
     def _arguments(self, X: Tensor) -> dict[str, Any]:
@@ -270,7 +271,7 @@ class CausalLMSubject(Subject):
         if self.anatomy.past is None:
             raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
         rows = self._before.repeat(batch, 1, 1)
-        with torch.no_grad(), self._running(self.experts):
+        with torch.no_grad(), self.running():
             return built(self.anatomy.base, self.anatomy.past, rows, self.copies(batch)[:, None])
 
     @property

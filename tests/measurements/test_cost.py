@@ -5,6 +5,7 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit import strategies
+from stabilitykit.measurements.invariance import Invariance
 from stabilitykit.profile import PROFILES
 
 CAP = 10_000
@@ -24,6 +25,9 @@ def suite(profile, loaded):
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
         (sk.BatchInvariance(sizes=profile.sizes, lengths=profile.lengths), prefill),
+        (sk.PaddingInvariance(lengths=profile.lengths), prefill),
+        (sk.CacheInvariance(lengths=profile.lengths), prefill),
+        (sk.ThreadInvariance(counts=(1, 2), lengths=profile.lengths), prefill),
         (sk.FirstChange(direction=rays, beyond=profile.beyond), decode),
         (sk.StabilityFan(angles=profile.angles), decode),
         (sk.StabilitySpectrum(indices=profile.vectors, control=profile.directions), decode),
@@ -72,7 +76,7 @@ def test_stated_cost_bounds_the_work(loaded):
         result = sk.measure(measurement, subject, progress=False)
         took = result.execution.forwards
         assert took <= max(stated.forwards, 1), measurement.title
-        if isinstance(measurement, sk.RunToRun | sk.BatchInvariance):
+        if isinstance(measurement, sk.RunToRun | Invariance):
             assert took * 10 >= stated.forwards, measurement.title
         assert result.execution.backwards <= stated.backwards + 60, measurement.title
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stabilitykit.report.figures import (
-    batches,
     chains,
     changes,
     dtypes,
     fan,
     fate,
     gains,
+    invariances,
     jumps,
     kernels,
     noise,
@@ -46,7 +46,10 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "GainByDtype": dtypes.draw,
     "Representability": representability.draw,
     "NoiseTest": noise.draw,
-    "BatchInvariance": batches.draw,
+    "BatchInvariance": invariances.draw,
+    "PaddingInvariance": invariances.draw,
+    "CacheInvariance": invariances.draw,
+    "ThreadInvariance": invariances.draw,
     "FirstChange": changes.draw,
     "Staircase": staircase.draw,
     "Rotation": rotation.draw,
