@@ -1,4 +1,4 @@
-"""The same question, computed in other ways: beside padding, through the cache, with other threads."""
+"""The same question, computed in other ways: beside padding, through the cache, by other threads and processes."""
 
 import stabilitykit as sk
 
@@ -19,3 +19,8 @@ def test_thread_invariance(stability, stability_model):
     """Ask with every number of threads that this machine has cores for."""
     asked = sk.ThreadInvariance(lengths=stability.profile.lengths)
     stability.measure(asked, stability.subject())
+
+
+def test_process_invariance(stability, stability_model):
+    """Ask fresh processes that load the same weights."""
+    stability.measure(sk.ProcessInvariance(processes=stability.profile.processes), stability.subject())

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
     from stabilitykit.measurements.padding_invariance import PaddingInvariance as PaddingInvariance
+    from stabilitykit.measurements.process_invariance import ProcessInvariance as ProcessInvariance
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
@@ -101,6 +102,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "PaddingInvariance",
     "CacheInvariance",
     "ThreadInvariance",
+    "ProcessInvariance",
     "KernelAccuracy",
     "KernelPair",
     "FirstChange",
@@ -189,6 +191,7 @@ _HOMES = {
     ),
     "measurements.noise_test": ("NoiseTest",),
     "measurements.padding_invariance": ("PaddingInvariance",),
+    "measurements.process_invariance": ("ProcessInvariance",),
     "measurements.representability": ("Representability",),
     "measurements.regimes": ("Regimes",),
     "measurements.rotation": ("Rotation",),

@@ -53,9 +53,9 @@ class Invariance(Measurement):
     def subjects(self, subject: Subject) -> Sequence[Subject]:
         """Return the variants of the subject that have a reference each."""
 
-    @abstractmethod
     def cases(self, subject: Subject) -> Iterator[Case]:
-        """Yield every way to compute one variant's output."""
+        """Yield every way to compute one variant's output; not needed where `compared` treats variants together."""
+        raise NotImplementedError
 
     @abstractmethod
     def sentence(self, differing: Sequence[Case], cases: Sequence[Case]) -> str:
@@ -69,14 +69,18 @@ class Invariance(Measurement):
         """Return readings that a subclass has beside the common ones."""
         return {}
 
-    def find(self, subject: Subject) -> Finding:
-        """Compare every case."""
+    def compared(self, variants: Sequence[Subject]) -> list[Case]:
+        """Return the cases of all variants."""
         cases: list[Case] = []
-        variants = self.subjects(subject)
         with bar(len(variants), self.check_id().replace("_", " "), "prompt") as progress:
             for variant in variants:
                 cases += list(self.cases(variant))
                 progress.update()
+        return cases
+
+    def find(self, subject: Subject) -> Finding:
+        """Compare every case."""
+        cases = self.compared(self.subjects(subject))
         differing = [case for case in cases if not case[1].identical]
         where, worst = max(cases, key=lambda case: (case[1].max_scaled_ulp, case[1].differing_bits))
         values: dict[str, float | Reading] = {

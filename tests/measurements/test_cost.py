@@ -65,7 +65,9 @@ def suite(profile, loaded):
 
 def test_quick_keeps_its_cap(loaded):
     """The stated whole forwards and backwards of all checks stay under the profile's cap."""
-    costs = [measurement.cost(subject) for measurement, subject in suite(PROFILES["quick"], loaded)]
+    quick = PROFILES["quick"]
+    fresh = (sk.ProcessInvariance(processes=quick.processes), sk.CausalLMSubject(loaded, "The capital of France is"))
+    costs = [measurement.cost(subject) for measurement, subject in [*suite(quick, loaded), fresh]]
     assert sum(cost.forwards + cost.backwards for cost in costs) <= CAP
 
 

@@ -50,6 +50,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "PaddingInvariance": invariances.draw,
     "CacheInvariance": invariances.draw,
     "ThreadInvariance": invariances.draw,
+    "ProcessInvariance": invariances.draw,
     "FirstChange": changes.draw,
     "Staircase": staircase.draw,
     "Rotation": rotation.draw,

@@ -45,6 +45,9 @@ KINDS = {
     "ThreadInvariance": Kind(
         lambda row: row.get("threads"), "threads", "Same prompt, other threads", "the ambient threads", "%{x} threads"
     ),
+    "ProcessInvariance": Kind(
+        lambda row: row.get("process"), "fresh process", "Same prompt, other process", "this process", "process %{x}"
+    ),
 }
 
 

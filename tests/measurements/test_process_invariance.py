@@ -1,0 +1,89 @@
+"""Fresh processes: the same bits from the same settings, others under other kernels, and what goes wrong is said."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.measurements.measure import measure
+from stabilitykit.measurements.process_invariance import ProcessInvariance
+from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.tiny import tiny
+
+
+def subject(loaded=None):
+    return CausalLMSubject(loaded or sk.load("tiny:gpt2"), [5, 7, 11, 13])
+
+
+def test_a_fresh_process_loads_an_object_too_and_gives_its_bits():
+    """The weights are not those of any name: they are handed over, and known by their digest."""
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    asked = ProcessInvariance(processes=1, lengths=(1, 3))
+    one = subject(sk.adopt(model))
+    result = measure(asked, one)
+    assert result.verdict == "pass"
+    result.check(differing_bits="<= 0")
+    assert [(row["process"], row["path"], row["length"], row["changed"]) for row in result.rows] == [
+        (1, "prefill", 1, ""),
+        (1, "prefill", 3, ""),
+        (1, "decode", 1, ""),
+        (1, "decode", 3, ""),
+    ]
+    assert result.sentence == "1 fresh process gave the same bits in all 4 cases."
+    assert result.execution.forwards == asked.cost(one).forwards == 4 * 3
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this processor has no other kernels")
+def test_other_kernels_are_another_device_and_the_field_is_named():
+    environ = {"ATEN_CPU_CAPABILITY": "default"}
+    result = measure(ProcessInvariance(processes=1, lengths=(3,), environ=environ), subject())
+    assert result.verdict == "differs"
+    assert all("cpu_capability: " in row["changed"] and "-> DEFAULT" in row["changed"] for row in result.rows)
+    assert 0 < result.readings["max_scaled_ulp"].value < 1000
+    assert "under ATEN_CPU_CAPABILITY=default" in result.sentence
+    assert "Fields of the numeric environment that differ: cpu_capability" in result.sentence
+    assert result.worst.where.startswith("y (")
+
+
+def test_other_weights_under_the_same_name_are_no_answer():
+    stranger = subject(replace(sk.load("tiny:gpt2"), digest="0" * 64))
+    with pytest.raises(UnsupportedError, match="loads other weights under the name 'tiny:gpt2'"):
+        measure(ProcessInvariance(processes=1, lengths=(1,)), stranger)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "died by SIGILL under PYTHONPATH="),
+        ("import sys; sys.exit('planted: no kernel')", "could not answer under PYTHONPATH=.*no kernel"),
+        ("import time; time.sleep(60)", "did not answer within 1 s"),
+    ],
+)
+def test_a_process_that_dies_fails_or_hangs_is_said_to(tmp_path, code, says):
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    environ = {"PYTHONPATH": str(tmp_path)}
+    with pytest.raises(UnsupportedError, match=says):
+        measure(ProcessInvariance(processes=1, lengths=(1,), environ=environ, timeout=1), subject())
+
+
+def test_what_no_process_can_load_is_refused():
+    with pytest.raises(UnsupportedError, match="no other process can load it"):
+        measure(ProcessInvariance(), FunctionSubject(lambda X: X, torch.ones(3)))
+    with pytest.raises(UsageError, match="processes=0 compares nothing"):
+        ProcessInvariance(processes=0)
+
+
+@pytest.mark.model
+def test_smollm2_is_the_same_in_a_fresh_process():
+    loaded = sk.load("smollm2")
+    threads = torch.get_num_threads()
+    result = measure(
+        ProcessInvariance(processes=1, lengths=(1, 5)), CausalLMSubject(loaded, "The capital of France is")
+    )
+    assert torch.get_num_threads() == threads
+    assert result.verdict == "pass", result.sentence
