@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import UlpNoise as UlpNoise
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
+    from stabilitykit.measurements.operator_probe import OperatorProbe as OperatorProbe
     from stabilitykit.measurements.padding_invariance import PaddingInvariance as PaddingInvariance
     from stabilitykit.measurements.process_invariance import ProcessInvariance as ProcessInvariance
     from stabilitykit.measurements.regimes import Regimes as Regimes
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.models import adopt as adopt
     from stabilitykit.subjects.models import load as load
     from stabilitykit.subjects.module_subject import ModuleSubject as ModuleSubject
+    from stabilitykit.subjects.operators import Machine as Machine
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
@@ -89,6 +91,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "ModuleSubject",
     "FunctionSubject",
     "Kernel",
+    "Machine",
     "model_kernels",
     "attention_kernels",
     # the one verb, and the questions
@@ -103,6 +106,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "CacheInvariance",
     "ThreadInvariance",
     "ProcessInvariance",
+    "OperatorProbe",
     "KernelAccuracy",
     "KernelPair",
     "FirstChange",
@@ -190,6 +194,7 @@ _HOMES = {
         "Uniform",
     ),
     "measurements.noise_test": ("NoiseTest",),
+    "measurements.operator_probe": ("OperatorProbe",),
     "measurements.padding_invariance": ("PaddingInvariance",),
     "measurements.process_invariance": ("ProcessInvariance",),
     "measurements.representability": ("Representability",),
@@ -212,6 +217,7 @@ _HOMES = {
     "subjects.model_kernels": ("attention_kernels", "model_kernels"),
     "subjects.models": ("LoadedModel", "adopt", "load"),
     "subjects.module_subject": ("ModuleSubject",),
+    "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
 }

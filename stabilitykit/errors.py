@@ -33,6 +33,12 @@ class UnsupportedError(StabilityError):
     verdict = "unsupported"
 
 
+class TimedOutError(UnsupportedError):
+    """Another process did not answer in the time it was given."""
+
+    verdict = "timeout"
+
+
 class IncomparableError(StabilityError):
     """Two things that cannot be held against each other: another model, another dimension, another setting."""
 

@@ -14,6 +14,7 @@ from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.differences import difference
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.environment import KINDS, environment
+from stabilitykit.subjects.launch import shown
 from stabilitykit.subjects.replica import in_fresh_process
 from stabilitykit.subjects.subject import Subject
 
@@ -79,8 +80,7 @@ class ProcessInvariance(Invariance):
     def sentence(self, differing: Sequence[Case], cases: Sequence[Case]) -> str:
         """Say in how many cases bits differ, and what is known to be different there."""
         there = f"{self.processes} fresh process{'es'[: 2 * (self.processes > 1)]}"
-        settings = " ".join(f"{name}={value}" for name, value in self.environ.items())
-        there += f" under {settings}" if settings else ""
+        there += f" under {shown(self.environ)}" if self.environ else ""
         changed = next((row["changed"] for row, _ in cases if row["changed"]), "")
         known = f" Fields of the numeric environment that differ: {changed}." if changed else ""
         if not differing:

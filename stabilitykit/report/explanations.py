@@ -64,6 +64,7 @@ CHAPTERS = (
             "MatmulChain": "How is a small change magnified by a chain of random matrices?",
             "WeightGain": "How is it magnified by one weight matrix of the model?",
             "BlockGain": "How is it magnified by one block of the model?",
+            "OperatorProbe": "Which bits does this machine give for single operations, and how near are they?",
             "KernelAccuracy": "How far is a kernel from the correctly rounded result, and is it invariant?",
             "KernelPair": "Do two implementations of one operation agree, and which one is nearer to the truth?",
         },

@@ -19,6 +19,7 @@ from stabilitykit.report.figures import (
     jumps,
     kernels,
     noise,
+    operators,
     parts,
     profiles,
     regimes,
@@ -61,6 +62,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "MatmulChain": chains.draw,
     "WeightGain": chains.draw,
     "BlockGain": chains.draw,
+    "OperatorProbe": operators.draw,
     "KernelAccuracy": kernels.draw,
     "KernelPair": kernels.draw_pair,
 }
