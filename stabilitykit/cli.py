@@ -1,4 +1,4 @@
-"""The command line: `stabilitykit run` measures, `stabilitykit models` lists what can be measured."""
+"""The command line: `stabilitykit run` measures; the other commands are modules of their own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stabilitykit import cli_devices
 from stabilitykit.errors import StabilityError
 from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
+_COMMANDS = {"devices": cli_devices}
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
 _STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, BAD_INPUT + 2: 2, BAD_INPUT + 3: 3}
 
@@ -38,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.command == "models":
             return _models()
+        if given.command in _COMMANDS:
+            status, lines = _COMMANDS[given.command].run(given, words[1:])
+            print(*lines, sep="\n")
+            return int(status)
         return _run({option.name: getattr(given, option.key) for option in _offered()}, words[split + 1 :])
     except StabilityError as error:
         print(f"stabilitykit {given.command}: {error}", file=sys.stderr)
@@ -116,5 +122,8 @@ def _parser() -> argparse.ArgumentParser:
             run.add_argument(
                 f"--{option.name}", dest=option.key, action=action, metavar=option.metavar, default=None, help=shown
             )
+    for name, module in _COMMANDS.items():
+        about = str(module.__doc__).split(": ", 1)[-1]
+        module.add(commands.add_parser(name, help=module.HELP, description=about, allow_abbrev=False))
     commands.add_parser("models", help="list the models that can be opened without a network", allow_abbrev=False)
     return parser

@@ -137,7 +137,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
     report = raw["report"] or ("reports" if raw["suite"] else "")
     return Settings(
         models=tuple(_text("model", spec) for spec in raw["model"]),
-        dtypes=_dtypes(raw["dtype"]),
+        dtypes=dtypes(raw["dtype"]),
         device=_device(raw["device"]),
         prompts=read_prompts(roots["prompts"] / raw["prompts"]) if raw["prompts"] else DEFAULT_PROMPTS,
         profile=_profile(raw["profile"]),
@@ -168,7 +168,8 @@ def _text(name: str, value: str) -> str:
     return value.strip()
 
 
-def _dtypes(value: str) -> tuple[str, ...]:
+def dtypes(value: str) -> tuple[str, ...]:
+    """Return the dtypes of a comma-separated list; UsageError for another name."""
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
     for name in names:
         if name not in DTYPES:

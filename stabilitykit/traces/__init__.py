@@ -1,0 +1,1 @@
+"""One machine's bits, set against another's."""
