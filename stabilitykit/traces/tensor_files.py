@@ -1,0 +1,136 @@
+"""Two files of tensors, set against each other bit by bit: what differs, where, and by how much."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of
+from stabilitykit.numerics.differences import Difference, difference
+
+FORMS = "a .safetensors or a .npy file"
+MOST = 10_000
+"""Tensors of a file that are read: a header of more is an attack or an accident."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor of both files.
+
+    `verdict`: `pass` if dtype, shape and every bit agree, else `differs`; `structure` says what else is not the same:
+    another dtype or shape, or that one file lacks it. `difference` has the numbers where both are comparable floats;
+    of other dtypes, `differing` elements are counted.
+    """
+
+    name: str
+    verdict: str
+    dtype: str
+    shape: tuple[int, ...]
+    structure: str = ""
+    differing: int = 0
+    difference: Difference | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+class TensorFile:
+    """The tensors of one file, by name, read one at a time. No pickle is read; a .npy file holds one, named `array`.
+
+    UsageError for another kind of file, UnreadableError for a missing, damaged or object-typed one, for names that
+    stand twice, and for more than `MOST` tensors. Names are never used as paths.
+    """
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path = path
+        if path.suffix not in (".safetensors", ".npy"):
+            raise UsageError(f"{path} is not {FORMS}; other formats are never read")
+        try:
+            if path.suffix == ".npy":
+                self._array: Tensor | None = torch.from_numpy(np.load(path, allow_pickle=False))
+                self.names = ["array"]
+                return
+            self._array = None
+            _refuse_doubles(path)
+            self._opened = stack.enter_context(safe_open(path, framework="pt"))
+            self.names = sorted(self._opened.keys())
+        except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
+            raise UnreadableError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if len(self.names) > MOST:
+            raise UnreadableError(f"{path} holds {len(self.names)} tensors; more than {MOST} are not read")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return one tensor."""
+        tensor: Tensor = self._opened.get_tensor(name) if self._array is None else self._array
+        return tensor
+
+
+def compare(left: Path, right: Path) -> list[Compared]:
+    """Compare two files tensor by tensor, in the order of their names; two .npy files hold one tensor each.
+
+    Bits are compared in each tensor's own dtype, so -0 is not +0 and a NaN equals only its own payload. Memory: one
+    tensor of each file. Errors as for `TensorFile`.
+    """
+    with ExitStack() as stack:
+        a, b = TensorFile(left, stack), TensorFile(right, stack)
+        return list(_compared(a, b))
+
+
+def _compared(a: TensorFile, b: TensorFile) -> Iterator[Compared]:
+    ours, theirs = set(a.names), set(b.names)
+    for name in sorted(ours | theirs):
+        if name not in theirs or name not in ours:
+            holder, lacking = (a, b) if name in ours else (b, a)
+            only = holder[name]
+            yield Compared(name, "differs", _dtype(only), tuple(only.shape), f"missing from {lacking.path}")
+        else:
+            yield _pair(name, a[name], b[name])
+
+
+def _pair(name: str, a: Tensor, b: Tensor) -> Compared:
+    dtype, shape = _dtype(a), tuple(a.shape)
+    if a.dtype != b.dtype or a.shape != b.shape:
+        other = f"{dtype} {list(shape)} against {_dtype(b)} {list(b.shape)}"
+        return Compared(name, "differs", dtype, shape, other)
+    if bits_equal(a, b):
+        return Compared(name, "pass", dtype, shape)
+    if a.dtype in FORMATS:
+        found = difference(a, b)
+        return Compared(name, "differs", dtype, shape, differing=found.differing_bits, difference=found)
+    return Compared(name, "differs", dtype, shape, differing=int((a != b).sum()))
+
+
+def _dtype(tensor: Tensor) -> str:
+    return name_of(tensor.dtype)
+
+
+def _refuse_doubles(path: Path) -> None:
+    """UnreadableError where a header names a tensor twice: the reader would take the last one in silence."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, size))
+    counted: Counter[str] = Counter()
+
+    def note(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+        counted.update(name for name, value in pairs if isinstance(value, dict))
+        return dict(pairs)
+
+    try:
+        json.loads(header, object_pairs_hook=note)
+    except (ValueError, RecursionError):
+        return  # the reader itself says what is wrong with it
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise UnreadableError(f"{path} names the tensor {twice[0]!r} twice")
