@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
+    from stabilitykit.measurements.landscape import Landscape as Landscape
     from stabilitykit.measurements.layer_profile import LayerProfile as LayerProfile
     from stabilitykit.measurements.measure import measure as measure
     from stabilitykit.measurements.module_spectrum import ModuleSpectrum as ModuleSpectrum
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
+    from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -104,6 +106,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Staircase",
     "Regimes",
     "Rotation",
+    "Landscape",
+    "Zoom",
     "SingularSpectrum",
     "LayerProfile",
     "SubmoduleProfile",
@@ -167,6 +171,7 @@ _HOMES = {
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
+    "measurements.landscape": ("Landscape",),
     "measurements.layer_profile": ("LayerProfile",),
     "measurements.measure": ("measure",),
     "measurements.module_spectrum": ("ModuleSpectrum",),
@@ -188,6 +193,7 @@ _HOMES = {
     "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
+    "measurements.zoom": ("Zoom",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),

@@ -75,9 +75,9 @@ class DecisionMap:
 def evaluated(gap: LogitGap, grid: Inputs, again: int | None) -> DecisionMap:
     """Run the grid: input k sits in slot k % B. `again`: how many inputs are run twice, None for all of them."""
     B, N = gap.subject.batch, len(grid)
-    order = np.full(math.ceil(N / B) * B, -1, dtype=np.int64)
-    order[:N] = np.arange(N)
-    order = order.reshape(-1, B)
+    listed = np.full(math.ceil(N / B) * B, -1, dtype=np.int64)
+    listed[:N] = np.arange(N)
+    order = listed.reshape(-1, B)
     twice = _turned(_spread(order, N if again is None else again))
     with bar(N + int((twice >= 0).sum()), "map", "input") as progress:
         pairs, third = _run(gap, grid, order, progress.update)

@@ -36,6 +36,7 @@ class LogitGap:
         """D(x0) in every slot, (B,)."""
         return self.of(self.subject.baseline)
 
+    @cached_property
     def gradient(self) -> Tensor | None:
         """Return dD/dx at x0, (H,) float64 on the CPU, None where the subject has no reverse derivative. One product.
 
@@ -52,3 +53,9 @@ class LogitGap:
         """Return the largest difference of D between mathematically equal evaluations of x0, in logits."""
         gaps = [self.of(self.subject.finite(Z)) for _, Z in self.subject.equivalents()]
         return float(max(gap.max() for gap in gaps) - min(gap.min() for gap in gaps))
+
+
+def names(subject: Subject, pair: tuple[int, int]) -> list[str]:
+    """Return the texts of two tokens as the tokenizer decodes them, their numbers where there is none."""
+    tokenizer = getattr(getattr(subject, "loaded", None), "tokenizer", None)
+    return [str(token) if tokenizer is None else str(tokenizer.decode([token])) for token in pair]

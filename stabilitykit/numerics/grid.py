@@ -7,7 +7,7 @@ map. Neighbours are the up to 4 cells beside one.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from stabilitykit.errors import UsageError
 from stabilitykit.numerics.rounding import Floats
 
 Mask = NDArray[np.bool_]
+Labels = NDArray[np.integer[Any]]
+
+Cell = TypeVar("Cell", bound=np.generic)
 
 FOUR = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool)
 EIGHT = np.ones((3, 3), dtype=bool)
@@ -26,23 +29,23 @@ def share(B: Mask) -> float:
     return float(B.mean())
 
 
-def flip_ratio(B: Mask, where: Mask | None = None) -> float:
+def flip_ratio(B: Mask, where: Labels | None = None) -> float:
     """Return the share of pairs of neighbours whose classes differ: 0 for one block, 1 for a checkerboard.
 
-    `where`: only pairs with both cells in it. nan where there is no pair. O(n).
+    `where`: only pairs of which both cells have the same number in it, other than 0. nan where there is no pair. O(n).
     """
     check_map(B)
-    inside = np.ones_like(B) if where is None else where
+    inside = np.ones(B.shape, dtype=np.int8) if where is None else where
     pairs, flips = 0, 0
     for axis in (0, 1):
         (first, second), (one, other) = _beside(B, axis), _beside(inside, axis)
-        counted = one & other
+        counted = (one == other) & (one != 0)
         pairs += int(counted.sum())
         flips += int(((first != second) & counted).sum())
     return flips / pairs if pairs else math.nan
 
 
-def normalised_flip_ratio(B: Mask, where: Mask | None = None) -> float:
+def normalised_flip_ratio(B: Mask, where: Labels | None = None) -> float:
     """Return the flip ratio over 2 p (1 - p), what cells drawn independently have: 1 is chance, 0 one block.
 
     p is the share in the whole map, also where only the pairs in `where` are counted. nan for a flat map. O(n).
@@ -89,7 +92,7 @@ def regions(B: Mask) -> Regions:
         numbered, count = label(cells, structure=joined)
         counts.append(int(count))
         largest = max(largest, int(np.bincount(numbered.ravel())[1:].max(initial=0)))
-    return Regions(*counts, largest / B.size, 1000 * sum(counts) / B.size)
+    return Regions(counts[0], counts[1], largest / B.size, 1000 * sum(counts) / B.size)
 
 
 def gradient(D: Floats, e1: Floats, e2: Floats) -> Floats:
@@ -113,7 +116,7 @@ def check_map(values: NDArray[np.generic]) -> None:
         raise UsageError("a map holds a number that is not finite; no statistic is computed from it")
 
 
-def _beside(values: NDArray[np.bool_], axis: int) -> tuple[Mask, Mask]:
+def _beside(values: NDArray[Cell], axis: int) -> tuple[NDArray[Cell], NDArray[Cell]]:
     lines = np.moveaxis(values, axis, 0)
     return lines[1:], lines[:-1]
 

@@ -48,7 +48,7 @@ def texture(B: Mask, D: Floats, *, shuffles: int = SHUFFLES, seed: int = 0) -> T
         normalised_flip_ratio(B),
         crossings(D),
         *(found.first, found.second, found.largest, found.per_1000),
-        *(autocorrelation.index, autocorrelation.z, autocorrelation.p),
+        *(autocorrelation.coefficient, autocorrelation.z, autocorrelation.p),
         float(entropies.mean()) if entropies.size else math.nan,
         entropy_ratio(B),
     )

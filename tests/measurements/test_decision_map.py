@@ -150,7 +150,7 @@ def test_a_number_that_is_not_finite_is_no_map():
 
 def test_the_gradient_is_that_of_the_difference():
     gap = LogitGap(FunctionSubject(logits, X0), (0, 2))
-    assert gap.gradient().tolist() == pytest.approx((W[0] - W[2]).tolist())
+    assert gap.gradient.tolist() == pytest.approx((W[0] - W[2]).tolist())
 
 
 def test_the_noise_is_the_spread_of_the_difference_over_equal_evaluations():

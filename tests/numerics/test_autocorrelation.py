@@ -40,21 +40,21 @@ LINE, BOARD = np.arange(17) + np.zeros((12, 1)) >= 8, np.indices((12, 17)).sum(a
 
 @pytest.mark.parametrize("B", [LINE, BOARD, drawn(0.5, 1), drawn(0.1, 2), drawn(0.5, 3, (2, 2)), drawn(0.5, 3, (1, 9))])
 def test_sums_over_neighbours_are_the_dense_formula(B):
-    assert moran(B).index == pytest.approx(dense(B), rel=1e-12)
+    assert moran(B).coefficient == pytest.approx(dense(B), rel=1e-12)
 
 
 @pytest.mark.parametrize("B", [LINE, BOARD, drawn(0.3, 5)])
 def test_shuffles_have_the_exact_moments(B):
     mean, deviation = moments(B)
     found = moran(B, shuffles=4000, seed=7)
-    assert found.z == pytest.approx((found.index - mean) / deviation, abs=0.06 + 0.04 * abs(found.z))
+    assert found.z == pytest.approx((found.coefficient - mean) / deviation, abs=0.06 + 0.04 * abs(found.z))
 
 
 def test_a_line_is_clustered_a_board_is_alternating_and_chance_is_neither():
     line, board, chance = moran(LINE), moran(BOARD), moran(drawn(0.5, 1))
-    assert line.index > 0.9
+    assert line.coefficient > 0.9
     assert line.z > 10
-    assert board.index == pytest.approx(-1)
+    assert board.coefficient == pytest.approx(-1)
     assert board.z < -10
     assert line.p == board.p == 1 / 200
     assert abs(chance.z) < 3

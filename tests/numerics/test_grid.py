@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -32,7 +33,7 @@ def flips_by_hand(B, where=None):
     for i in range(B.shape[0]):
         for j in range(B.shape[1]):
             for k, m in ((i + 1, j), (i, j + 1)):
-                if k < B.shape[0] and m < B.shape[1] and (where is None or (where[i, j] and where[k, m])):
+                if k < B.shape[0] and m < B.shape[1] and (where is None or where[i, j] == where[k, m] != 0):
                     pairs += 1
                     flips += B[i, j] != B[k, m]
     return flips / pairs if pairs else math.nan
@@ -41,7 +42,7 @@ def flips_by_hand(B, where=None):
 @pytest.mark.parametrize("B", [line(), board(), field(0.3), field(0.5, rows=7), np.ones((1, 5), dtype=bool)])
 def test_flips_are_counted_pair_by_pair(B):
     assert flip_ratio(B) == flips_by_hand(B)
-    where = field(0.6, 4, *B.shape)
+    where = np.random.default_rng(4).integers(0, 3, B.shape)
     assert flip_ratio(B, where) == pytest.approx(flips_by_hand(B, where), nan_ok=True)
 
 
@@ -62,14 +63,21 @@ def test_the_scale_ends_at_chance_and_not_at_a_checkerboard():
 
 def test_outside_pairs_are_held_against_the_shares_of_the_whole_map():
     B = line()
-    beyond = np.tile(np.arange(C) > 25, (R, 1))
+    beyond = np.tile(np.arange(C) > 25, (R, 1)).astype(int)
     assert normalised_flip_ratio(B, beyond) == 0
     spoiled = B.copy()
     spoiled[3, 30] = False
     assert normalised_flip_ratio(spoiled, beyond) > 0
     p = share(spoiled)
     assert normalised_flip_ratio(spoiled, beyond) == flip_ratio(spoiled, beyond) / (2 * p * (1 - p))
-    assert math.isnan(normalised_flip_ratio(B, np.zeros_like(B)))
+    assert math.isnan(normalised_flip_ratio(B, np.zeros(B.shape, dtype=int)))
+
+
+def test_pairs_across_the_predicted_line_are_not_counted_outside():
+    """The line itself flips once a row; each side alone does not."""
+    sides = np.tile(np.where(np.arange(C) >= 20, 1, -1), (R, 1))
+    assert flip_ratio(line(), np.ones((R, C), dtype=int)) > 0
+    assert flip_ratio(line(), sides) == 0
 
 
 def test_a_flat_map_has_no_normalised_ratio():
@@ -84,7 +92,7 @@ def crossings_by_hand(D):
     for lines in (D, D.T):
         for one in lines:
             signs = [value > 0 for value in one if value != 0]
-            found += sum(a != b for a, b in zip(signs, signs[1:], strict=False))
+            found += sum(a != b for a, b in itertools.pairwise(signs))
     return found / sum(D.shape)
 
 

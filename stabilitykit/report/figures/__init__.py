@@ -18,6 +18,7 @@ from stabilitykit.report.figures import (
     gains,
     jumps,
     kernels,
+    landscape,
     noise,
     parts,
     profiles,
@@ -59,6 +60,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "BlockGain": chains.draw,
     "KernelAccuracy": kernels.draw,
     "KernelPair": kernels.draw_pair,
+    "Landscape": landscape.draw,
+    "Zoom": landscape.draw,
 }
 
 
