@@ -4,7 +4,7 @@ import stabilitykit as sk
 
 
 def test_landscape(stability, stability_model):
-    """Walk to the nearest tie of the two best tokens and run a grid of inputs around it, in each plane of the profile."""
+    """Walk to a tie of the two best tokens and run a grid of inputs around it, in each plane of the profile."""
     subject = stability.subject(path="decode", batch=64)
     for plane in stability.profile.planes:
         asked = sk.Landscape(plane, n=stability.profile.grid, seed=stability.settings.seed)

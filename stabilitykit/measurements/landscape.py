@@ -13,12 +13,13 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.decision_map import Inputs, evaluated, inputs, runs
+from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.directions import Directions, count, number_within, products_for
 from stabilitykit.measurements.ground import Ground, Pair, ground
 from stabilitykit.measurements.judged import array
 from stabilitykit.measurements.map_readings import METRICS, MapReading
 from stabilitykit.measurements.steps import UNITS, length_of
+from stabilitykit.measurements.tie_solver import BATCHES as BATCHES_TO_A_TIE
 from stabilitykit.measurements.tie_solver import GRADIENTS
 from stabilitykit.numerics.autocorrelation import SHUFFLES
 from stabilitykit.numerics.bits import spacing
@@ -30,32 +31,30 @@ from stabilitykit.subjects.subject import Subject
 
 Bounds = tuple[tuple[float, float], tuple[float, float]]
 
-TIE_BATCHES = 30
-"""Batches that a search for the tie takes at the most, as a rule."""
-
 
 @dataclass(frozen=True, eq=False)
 class Landscape(Measurement):
     """The map D[i, j] = z_a - z_b at x(e1_i, e2_j) = x0 + e1_i h1 + e2_j h2 of two tokens a and b around a tie.
 
-    `plane`: two directions, (2, H) or names; "v_last" and numbers past it are the last singular vector, all of the
-    middle. `at`: "tie" walks to an input where the pair ties (see `tie_point`), "prompt" stays at the subject's own, a
-    tensor (H,) is taken as the middle. `pair`: token ids, by default the two largest logits. The axes run from -span to
-    span in n points, n odd, the middle one exactly 0. `unit`: "noise" is the step across the predicted line that moves
-    D by its noise floor, so that one number suits every model; "ulp", "rel", "abs" as everywhere. The inputs are one
-    float64 sum rounded once to the dtype, (x0 + (e1 h1 + e2 h2)); `rule="p32"` is the study's, rounded twice. Equal
-    inputs are run once; `again` of them (None: all) a second time, in the same slot among other rows.
+    `plane`: two directions (2, H), or names of singular vectors at the middle; past the last one it is "v_last". `at`:
+    "tie" walks to an input where the pair ties (see `tie_point`), "prompt" stays at the subject's own, a tensor (H,) is
+    taken as the middle. `pair`: token ids, by default those of the two largest logits. Both axes run from -span to span
+    in n points, n odd, the middle one exactly 0. `unit`: "noise" is the step across the predicted line that moves D by
+    its noise floor, so that one number suits every model; "ulp", "rel", "abs" as everywhere. The inputs are one float64
+    sum rounded once to the dtype, x0 + (e1 h1 + e2 h2); `rule="p32"` is the study's, rounded twice. Equal inputs are
+    run once; `again` of them (None: all) a second time, in the same slot among other rows.
 
-    D is read off the model's own logits: two rows of the head alone have other last bits. Beside it stands what calculus
-    predicts, L = D(x0) + e1 dD/de1 + e2 dD/de2, D(x0) in the cell's own slot. `band_width`: the range of L that holds
-    both tokens. A cell with D >= 0 is the first token's. Every statistic of texture is told for two references of the
-    same size as well (rows "linear" and "shuffled"), and `roughness` is where the map's flips lie between them.
+    D is read off the model's own logits: two rows of the head alone have other last bits. Beside it stands what
+    calculus predicts, L = D(x0) + e1 dD/de1 + e2 dD/de2, D(x0) in the cell's own slot. `band_width`: the range of L
+    that holds both tokens; a cell with D >= 0 is the first token's. Every statistic of texture is told of two references of
+    the same size too (rows "linear" and "shuffled"), and `roughness` is where the map's flips lie between them.
     `flip_ratio_outside` counts the pairs on one side of L = 0 whose |L| is above `beyond` noise floors.
 
     Arrays: `D`, `linear`, `inputs` (number of the input), `third`, `gradient` (n, n), `entropy` (n - 4, n - 4), `e1`,
-    `e2` (n,), `directions` (2, H), `x0` (H,), and the names `plane`, `pair`, `tokens`. nan: flat maps, no derivatives. UsageError for impossible parameters,
-    UnsupportedError without logits or without a tie. Cost: a forward with the head for each distinct input and each
-    repeated one, the tie, the vectors there, and a noise floor. Source: the study's experiment 7, `Landscape.study()`.
+    `e2` (n,), `directions` (2, H), `x0` (H,), and the names `plane`, `pair`, `tokens`. nan: flat maps, no derivatives.
+    UsageError for impossible parameters, UnsupportedError without logits or without a tie. Cost: a forward with the
+    head for each distinct input and each repeated one, the tie, the vectors there, and a noise floor. Source: the
+    study's experiment 7, `Landscape.study()`.
     """
 
     plane: Directions = ("v1", "v2")
@@ -106,8 +105,8 @@ class Landscape(Measurement):
     def ground_cost(self, subject: Subject) -> Cost:
         """Return what finding the middle and the directions costs, products counted as backwards."""
         tied = not isinstance(self.at, Tensor) and self.at == "tie"
-        named = [] if isinstance(self.plane, Tensor | str) else [number_within(one, subject) for one in self.plane]
-        tie = Cost(forwards=TIE_BATCHES * subject.batch, backwards=GRADIENTS) if tied else Cost()
+        named = [number_within(one, subject) for one in self.plane] if isinstance(self.plane, Sequence) else []
+        tie = Cost(forwards=BATCHES_TO_A_TIE * subject.batch, backwards=GRADIENTS) if tied else Cost()
         return tie + Cost(backwards=products_for(named, subject))
 
     def find(self, subject: Subject) -> Finding:
@@ -182,8 +181,8 @@ def mapped(found: Ground, bounds: Bounds, noise: float, asked: Any) -> Finding:
     grid = inputs(found.plane, e1, e2)
     if len(grid) == 1:
         raise UsageError(
-            f"all {grid.number.size} cells of e1 from {e1[0]:g} to {e1[-1]:g} and e2 from {e2[0]:g} to {e2[-1]:g} are one "
-            "input: the lattice is coarser; take a larger part"
+            f"all {grid.number.size} cells of e1 from {e1[0]:g} to {e1[-1]:g} and e2 from {e2[0]:g} to {e2[-1]:g} are "
+            "one input: the lattice is coarser; take a larger part"
         )
     map_ = evaluated(found.gap, grid, asked.again)
     read = MapReading(grid, map_, slope_of(found), noise, asked.beyond, asked.shuffles, asked.seed)

@@ -94,7 +94,8 @@ class Zoom(Measurement):
         for name, (low, high), (least, most) in zip(("e1", "e2"), self.region, outer, strict=True):
             if not least <= low < high <= most:
                 raise UsageError(
-                    f"{name} from {low:g} to {high:g} is not inside the map, whose {name} runs from {least:g} to {most:g}"
+                    f"{name} from {low:g} to {high:g} is not inside the map, whose {name} runs from {least:g} to "
+                    f"{most:g}"
                 )
         return self.region
 
@@ -124,7 +125,8 @@ def _recorded(of: Result, subject: Subject) -> Ground:
     for name in ("model_digest", "dtype", "hidden_size"):
         if of.subject.get(name) != described.get(name):
             raise IncomparableError(
-                f"the map has {name} {of.subject.get(name)}, {subject.name} has {described.get(name)}: not the same model"
+                f"the map has {name} {of.subject.get(name)}, {subject.name} has {described.get(name)}: it is not of "
+                "this model"
             )
     x0, directions = (torch.from_numpy(of.arrays[name]) for name in ("x0", "directions"))
     there = subject.at(x0.to(subject.x0), proved=False)

@@ -18,8 +18,8 @@ SHUFFLES = 199
 class Moran(NamedTuple):
     """Moran's I, its z and two-sided p against shuffles of the same cells; all nan for a flat map.
 
-    `coefficient`: about 1 for two large blocks, -1 / (n - 1) in the mean over shuffles, -1 for a checkerboard. A small p says
-    that the arrangement is not chance; a large p says nothing.
+    `coefficient`: about 1 for two large blocks, -1 / (n - 1) in the mean over shuffles, -1 for a checkerboard. A small
+    p says that the arrangement is not chance; a large p says nothing.
     """
 
     coefficient: float

@@ -1,4 +1,4 @@
-"""What a map on a grid looks like: flips, crossings, regions and slopes. No loop over cells, no matrix of cells by cells.
+"""What a map on a grid looks like: flips, crossings, regions and slopes, without a loop over its cells.
 
 A map is (R, C): axis 0 belongs to e1, axis 1 to e2. `B` is True where the first of two classes lies, D is any real
 map. Neighbours are the up to 4 cells beside one.
@@ -57,7 +57,7 @@ def normalised_flip_ratio(B: Mask, where: Labels | None = None) -> float:
 def crossings(D: Floats) -> float:
     """Return the mean number of changes of sign along a line, over all R + C rows and columns.
 
-    An exact zero has no sign and is passed over: +, 0, - is one crossing and +, 0, + none. nan for a map of zeros. O(n).
+    An exact zero has no sign and is passed over: +, 0, - is one crossing, +, 0, + none. nan for a map of zeros. O(n).
     """
     check_map(D)
     if not D.any():

@@ -17,8 +17,8 @@ WINDOW = 5
 def local_entropy(B: Mask, window: int = WINDOW) -> Floats:
     """Return -q log2 q - (1 - q) log2 (1 - q), in bits, of each whole window, q its share of the first class.
 
-    Shape (R - window + 1, C - window + 1), empty for a smaller map. Windows are counted in integers, so that a window of
-    one class has exactly 0. UsageError for an even window. O(n window^2).
+    Shape (R - window + 1, C - window + 1), empty for a smaller map. Windows are counted in integers, so that one of a
+    single class has exactly 0. UsageError for an even window. O(n window^2).
     """
     check_map(B)
     if window < 1 or window % 2 == 0:

@@ -116,7 +116,7 @@ GLOSSARY = {
     "censored": "No change was found up to the end of the search, so the true radius is at least the number shown.",
     "island": "A stretch beyond the first change on which the output has the unperturbed output's bits again.",
     "band width": "Where two tokens should be parted by a line, the stretch across it on which either may win.",
-    "roughness": "How often neighbouring cells of a map differ: 0 as on the predicted line, 1 as if they were shuffled.",
+    "roughness": "How often neighbouring cells of a map differ: 0 as on the predicted line, 1 as if shuffled.",
     "flat map": "A map in which one token wins everywhere. It shows no line, and nothing about noise.",
     "Moran's I": "Whether equal cells of a map lie together: 1 in large blocks, 0 by chance, -1 as on a checkerboard.",
     "noise floor": "How far apart equal evaluations of the same input lie, in other batches, threads and paths. A jump "

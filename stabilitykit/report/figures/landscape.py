@@ -62,8 +62,9 @@ def _array(result: Result, name: str) -> Any:
 def _difference(panel: MapPanel, D: Array, linear: Array | None, tokens: list[str]) -> Figure:
     dashed = " Dashed: where the derivative puts the line between them." if panel.line(linear) else ""
     caption = (
-        f"z({tokens[0]}) - z({tokens[1]}), in logits: blue where the first leads, orange where the second does, no colour "
-        f"where they are equal. It runs from {rough(float(D.min()))} to {rough(float(D.max()))}.{dashed}{panel.note}"
+        f"z({tokens[0]}) - z({tokens[1]}), in logits: blue where the first leads, orange where the second does, no "
+        "colour where they are equal. "
+        f"It runs from {rough(float(D.min()))} to {rough(float(D.max()))}.{dashed}{panel.note}"
     )
     return panel.figure("The difference of the two logits", caption, [_heat(panel, D), *panel.line(linear)])
 
@@ -72,9 +73,9 @@ def _heat(panel: MapPanel, D: Array) -> Trace:
     most = float(np.abs(D).max())
     scale = exponent(most)
     unit = f"{power(scale)} logits" if scale else "logits"
-    look = {"colorscale": _DIVERGING, "zmid": 0, "colorbar": bar(unit)}
-    ends = {"zmin": -most / 10.0**scale or -1, "zmax": most / 10.0**scale or 1}
-    return panel.heat(D / 10.0**scale, 2, f"D ({unit})", **look, **ends)
+    end = most / 10.0**scale or 1
+    look = {"colorscale": _DIVERGING, "zmin": -end, "zmid": 0, "zmax": end, "colorbar": bar(unit)}
+    return panel.heat(D / 10.0**scale, 2, f"D ({unit})", look)
 
 
 def _winners(panel: MapPanel, B: Array, third: Array | None, linear: Array | None, tokens: list[str]) -> Figure:
@@ -91,10 +92,9 @@ def _winners(panel: MapPanel, B: Array, third: Array | None, linear: Array | Non
 def _classes(panel: MapPanel, cells: Array, tokens: list[str], third: bool) -> list[Trace]:
     """Return cells of 1, the first token, 0, the second, and 2, another, in colours that the legend names."""
     steps = [[0, SECOND], [1 / 3, SECOND], [1 / 3, FIRST], [2 / 3, FIRST], [2 / 3, THIRD], [1, THIRD]]
-    heat = panel.heat(cells, 0, "token", colorscale=steps, zmin=-0.5, zmax=2.5, showscale=False)
+    heat = panel.heat(cells, 0, "token", {"colorscale": steps, "zmin": -0.5, "zmax": 2.5, "showscale": False})
     named = [*tokens, "another"] if third else tokens
-    heat["text"] = [[(tokens[1], tokens[0], "another")[int(kind)] for kind in line] for line in heat["z"]]
-    heat["hovertemplate"] = heat["hovertemplate"].replace("token %{z}", "%{text}")
+    heat["hovertemplate"] = heat["hovertemplate"].replace("<br>token %{z}", "")
     return [heat, *(square(color, name) for color, name in zip((FIRST, SECOND, THIRD), named, strict=False))]
 
 
@@ -103,9 +103,9 @@ def _prediction(panel: MapPanel, D: Array, linear: Array | None, tokens: list[st
         return None
     agreement = float(((D >= 0) == (linear >= 0)).mean())
     caption = (
-        f"What calculus makes of the same plane: D in the middle plus its derivative. It gives the token of the map in "
-        f"{100 * agreement:.3g} % of the cells; the largest deviation is {rough(float(np.abs(D - linear).max()))} logits."
-        f"{panel.note}"
+        "What calculus makes of the same plane: D in the middle plus its derivative. It gives the token of the map in "
+        f"{100 * agreement:.3g} % of the cells; the largest deviation is {rough(float(np.abs(D - linear).max()))} "
+        f"logits.{panel.note}"
     )
     return panel.figure("What the derivative predicts", caption, [_heat(panel, linear), *panel.line(linear)])
 
@@ -118,7 +118,8 @@ def _gradient(panel: MapPanel, slopes: Array | None, result: Result) -> Figure |
     predicted = finite(getattr(result.readings.get("gradient_linear"), "value", None))
     times = f", {rough(float(slopes.mean()) / predicted)} times the derivative's" if predicted else ""
     caption = f"How steep the map is from cell to cell: {rough(float(slopes.mean()))} in the mean{times}.{panel.note}"
-    heat = panel.heat(slopes / 10.0**scale, 1, f"|grad D| ({unit})", colorscale=SCALE, zmin=0, colorbar=bar(unit))
+    look = {"colorscale": SCALE, "zmin": 0, "colorbar": bar(unit)}
+    heat = panel.heat(slopes / 10.0**scale, 1, f"|grad D| ({unit})", look)
     return panel.figure("How steep it is", caption, [heat])
 
 
@@ -127,10 +128,11 @@ def _entropy(panel: MapPanel, entropy: Array | None) -> Figure | None:
         return None
     border = (len(panel.e1) - len(entropy)) // 2
     window = 2 * border + 1
-    heat = panel.heat(entropy, 2, "entropy", border, colorscale=SCALE, zmin=0, zmax=1, colorbar=bar("bit"))
+    look = {"colorscale": SCALE, "zmin": 0, "zmax": 1, "colorbar": bar("bit")}
+    heat = panel.heat(entropy, 2, "entropy", look, border)
     caption = (
-        f"How mixed the two tokens are in the {window} x {window} cells around each: 0 where one is alone, 1 where both "
-        f"are equally frequent; {rough(float(entropy.mean()))} in the mean.{panel.note}"
+        f"How mixed the two tokens are in the {window} x {window} cells around each: 0 where one is alone, 1 where "
+        f"both are equally frequent; {rough(float(entropy.mean()))} in the mean.{panel.note}"
     )
     return panel.figure("Where the two mix", caption, [heat])
 

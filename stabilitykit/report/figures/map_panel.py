@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stabilitykit.report.figures.figure import GREEN, GRID, INK, Figure, Trace, axis, label, layout, power
@@ -28,7 +27,7 @@ class MapPanel:
 
     @property
     def stride(self) -> int:
-        """Every so manieth cell is drawn."""
+        """One cell in so many of each axis is drawn."""
         return max(-(-(len(e) - 1) // (CELLS - 1)) for e in (self.e1, self.e2))
 
     @property
@@ -62,7 +61,7 @@ class MapPanel:
         )
         return Figure(title, caption, traces, shape)
 
-    def heat(self, values: Array, digits: int, said: str, border: int = 0, **look: Any) -> Trace:
+    def heat(self, values: Array, digits: int, said: str, look: Mapping[str, Any], border: int = 0) -> Trace:
         """Return the cells as colours, their numbers rounded to so many digits behind the point; `said` names them."""
         x, y, z = self.drawn(values, border)
         numbers = [[_short(value, digits) for value in line] for line in z.tolist()]
