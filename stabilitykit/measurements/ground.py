@@ -22,6 +22,7 @@ Pair = tuple[int, int]
 
 _readers: WeakKeyDictionary[Subject, Subject] = WeakKeyDictionary()
 _ties: WeakKeyDictionary[Subject, dict[Pair | None, TiePoint]] = WeakKeyDictionary()
+_grounds: WeakKeyDictionary[Subject, dict[str, Ground]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,20 @@ class Ground:
 def ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Directions, rule: str) -> Ground:
     """Return the ground at the tie of the pair, at the subject's own input ("prompt"), or at a given one (H,).
 
-    Ties are found once for a subject and pair. UsageError for what is no input, pair or plane; UnsupportedError where
-    the subject has no logits or the pair no tie.
+    Found once for a subject, with its noise floor. UsageError for what is no input, pair or plane; UnsupportedError
+    where the subject has no logits or the pair no tie.
     """
+    found, key = _grounds.setdefault(subject, {}), _key(at, pair, plane, rule)
+    if key not in found:
+        found[key] = _ground(subject, at, pair, plane, rule)
+    return found[key]
+
+
+def _key(*parts: Any) -> str:
+    return repr([digest(part) if isinstance(part, Tensor) else part for part in parts])
+
+
+def _ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Directions, rule: str) -> Ground:
     reader = reading(subject)
     said: dict[str, Any] = {}
     if isinstance(at, Tensor):

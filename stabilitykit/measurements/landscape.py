@@ -46,8 +46,8 @@ class Landscape(Measurement):
 
     D is read off the model's own logits: two rows of the head alone have other last bits. Beside it stands what
     calculus predicts, L = D(x0) + e1 dD/de1 + e2 dD/de2, D(x0) in the cell's own slot. `band_width`: the range of L
-    that holds both tokens; a cell with D >= 0 is the first token's. Every statistic of texture is told of two references of
-    the same size too (rows "linear" and "shuffled"), and `roughness` is where the map's flips lie between them.
+    that holds both tokens; a cell with D >= 0 is the first token's. Every statistic of texture is told of two
+    references of the same size too (rows "linear" and "shuffled"); `roughness` is where the map's flips lie between.
     `flip_ratio_outside` counts the pairs on one side of L = 0 whose |L| is above `beyond` noise floors.
 
     Arrays: `D`, `linear`, `inputs` (number of the input), `third`, `gradient` (n, n), `entropy` (n - 4, n - 4), `e1`,
@@ -152,7 +152,7 @@ def map_cost(subject: Subject, n: int, again: int | None) -> Cost:
 def noise_of(found: Ground) -> float:
     """Return the noise floor of the difference: at least a ULP of the larger logit, less than which it cannot move."""
     z = found.gap.subject.baseline[0, list(found.gap.pair)]
-    return max(found.gap.noise(), float(spacing(z.cpu()).max()))
+    return max(found.gap.noise, float(spacing(z.cpu()).max()))
 
 
 def slope_of(found: Ground) -> tuple[float, float] | None:

@@ -49,6 +49,7 @@ class LogitGap:
         except UnsupportedError:
             return None
 
+    @cached_property
     def noise(self) -> float:
         """Return the largest difference of D between mathematically equal evaluations of x0, in logits."""
         gaps = [self.of(self.subject.finite(Z)) for _, Z in self.subject.equivalents()]

@@ -158,5 +158,5 @@ def test_the_noise_is_the_spread_of_the_difference_over_equal_evaluations():
         return logits(X) + len(X) * torch.tensor([0.25, 0.0, 9.0])
 
     gap = LogitGap(FunctionSubject(sized, X0, batch=4), (0, 1))
-    assert gap.noise() == pytest.approx(0.25 * 7, abs=1e-5)  # batches of 1, 2, 3, 4 and 8
-    assert LogitGap(FunctionSubject(logits, X0, batch=4), (0, 1)).noise() == 0
+    assert gap.noise == pytest.approx(0.25 * 7, abs=1e-5)  # batches of 1, 2, 3, 4 and 8
+    assert LogitGap(FunctionSubject(logits, X0, batch=4), (0, 1)).noise == 0
