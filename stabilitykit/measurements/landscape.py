@@ -63,7 +63,7 @@ class Landscape(Measurement):
     unit: str = "noise"
     at: str | Tensor = "tie"
     pair: Pair | None = None
-    again: int | None = 256
+    again: int | None = 128
     beyond: float = 8.0
     shuffles: int = SHUFFLES
     rule: str = "p64r"

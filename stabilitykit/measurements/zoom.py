@@ -35,7 +35,7 @@ class Zoom(Measurement):
     of: Landscape | Zoom | Result
     region: Bounds | float = 8.0
     n: int = 51
-    again: int | None = 256
+    again: int | None = 128
     beyond: float = 8.0
     shuffles: int = SHUFFLES
     seed: int = 0

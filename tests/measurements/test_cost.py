@@ -7,7 +7,7 @@ import stabilitykit as sk
 from stabilitykit import strategies
 from stabilitykit.profile import PROFILES
 
-CAP = 10_000
+CAP = 18_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
