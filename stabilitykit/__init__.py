@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
+    from stabilitykit.measurements.landscape import Landscape as Landscape
     from stabilitykit.measurements.layer_profile import LayerProfile as LayerProfile
     from stabilitykit.measurements.measure import measure as measure
     from stabilitykit.measurements.module_spectrum import ModuleSpectrum as ModuleSpectrum
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
     from stabilitykit.measurements.thread_invariance import ThreadInvariance as ThreadInvariance
+    from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -116,6 +118,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Staircase",
     "Regimes",
     "Rotation",
+    "Landscape",
+    "Zoom",
     "SingularSpectrum",
     "LayerProfile",
     "SubmoduleProfile",
@@ -180,6 +184,7 @@ _HOMES = {
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
+    "measurements.landscape": ("Landscape",),
     "measurements.layer_profile": ("LayerProfile",),
     "measurements.measure": ("measure",),
     "measurements.module_spectrum": ("ModuleSpectrum",),
@@ -205,6 +210,7 @@ _HOMES = {
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
     "measurements.thread_invariance": ("ThreadInvariance",),
+    "measurements.zoom": ("Zoom",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),

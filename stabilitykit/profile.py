@@ -21,6 +21,8 @@ class Profile:
     kind.
     `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change. `processes`:
     fresh processes that are asked.
+    `grid`: points on each axis of a map, in each of the `planes`.
+    `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Profile:
     rows: tuple[int, ...]
     tries: int
     processes: int
+    grid: int
+    planes: tuple[tuple[str, str], ...]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -76,6 +80,8 @@ PROFILES = {
         rows=(1, 2, 8),
         tries=1,
         processes=1,
+        grid=31,
+        planes=(("v1", "v2"),),
     ),
     "standard": Profile(
         "standard",
@@ -102,6 +108,8 @@ PROFILES = {
         rows=(1, 2, 3, 8, 16, 64),
         tries=4,
         processes=2,
+        grid=101,
+        planes=(("v1", "v2"),),
     ),
     "paper": Profile(
         "paper",
@@ -131,5 +139,7 @@ PROFILES = {
         rows=(1, 2, 3, 4, 7, 8, 15, 16, 33, 64, 128),
         tries=16,
         processes=20,
+        grid=201,
+        planes=(("v1", "v2"), ("v1", "v10"), ("v1", "v_last")),
     ),
 }

@@ -46,6 +46,7 @@ class Singular(NamedTuple):
 Directions = Tensor | str | Recipe | Sequence[str | Recipe]
 
 _NAME = re.compile(r"(-?)v([1-9][0-9]*)")
+_WITHIN = re.compile(r"(-?)v([1-9][0-9]*|_middle|_last)")
 _memory: dict[str, Singular] = {}
 _of_functions: WeakKeyDictionary[object, dict[str, Singular]] = WeakKeyDictionary()
 _folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
@@ -102,6 +103,25 @@ def _one(direction: str | Recipe, subject: Subject) -> Tensor:
 
 def _label(direction: str | Recipe) -> str:
     return direction if isinstance(direction, str) else repr(direction)
+
+
+def number_within(one: Any, subject: Subject) -> int:
+    """Return the number of a singular vector, at most that of the last, from its name; 0 for anything else.
+
+    "v_middle" and "v_last" are names too.
+    """
+    match = _WITHIN.fullmatch(one) if isinstance(one, str) else None
+    if match is None:
+        return 0
+    last = min(subject.x0.numel(), subject.baseline.shape[1])
+    return {"_middle": (last + 1) // 2, "_last": last}.get(match[2]) or min(last, int(match[2]))
+
+
+def products_for(numbers: Sequence[int], subject: Subject) -> int:
+    """Return the most products that these singular vectors take; 0 is none of them."""
+    few = [number for number in numbers if number and not cheaper_whole(subject, number)]
+    whole = int(subject.baseline.shape[1]) if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
+    return whole + (max(60, 8 * max(few)) if few else 0)
 
 
 def singular_vectors(subject: Subject, count: int) -> Tensor:

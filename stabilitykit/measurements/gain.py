@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, number_within, products_for, resolve
 from stabilitykit.measurements.gain_cells import (
     Effects,
     Ray,
@@ -29,7 +28,6 @@ from stabilitykit.measurements.gain_cells import (
 from stabilitykit.measurements.gain_readings import METRICS, over_prompts, readings, sentence, windows
 from stabilitykit.measurements.responses import distinct
 from stabilitykit.measurements.smoothing import Noise, counts, smoothed
-from stabilitykit.measurements.spectrum import cheaper_whole
 from stabilitykit.measurements.steps import check_unit
 from stabilitykit.numerics.lattice import RULES
 from stabilitykit.results.metric import Metric
@@ -41,8 +39,6 @@ DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 SIGNS = ("both", "+", "-")
 MOVES = 8
 """One-ULP moves of the input whose effects, beyond the linear one, are the rounding noise."""
-
-_SINGULAR = re.compile(r"(-?)v([1-9][0-9]*|_middle|_last)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +112,7 @@ class DirectionalGain(Measurement):
         twin = cells + 2 * subject.batch if self.oracle else 0
         floor = 3 * subject.batch + sum(BATCHES) + 1
         noisy = 0 if self.noise is None else _full(2 * max(counts(self.samples)) * len(self.epsilons), subject.batch)
-        vectors = _products([_number(one, subject) for one in wanted], subject)
+        vectors = products_for([number_within(one, subject) for one in wanted], subject)
         return Cost(forwards=cells + twin + floor + sides * noisy, backwards=vectors)
 
     def find(self, subject: Subject) -> Finding:
@@ -190,29 +186,13 @@ def _wanted(directions: Directions) -> list[Any]:
     return list(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else [directions]
 
 
-def _number(one: Any, subject: Subject) -> int:
-    """Return the number of a singular vector, at most that of the last, from its name; 0 for anything else."""
-    match = _SINGULAR.fullmatch(one) if isinstance(one, str) else None
-    if match is None:
-        return 0
-    last = min(subject.x0.numel(), subject.baseline.shape[1])
-    return {"_middle": (last + 1) // 2, "_last": last}.get(match[2]) or min(last, int(match[2]))
-
-
 def _named(directions: Directions, subject: Subject) -> Directions:
     """Return directions with every singular vector by its number, each once."""
     if isinstance(directions, Tensor):
         return directions
-    wanted = [(one, _number(one, subject)) for one in _wanted(directions)]
+    wanted = [(one, number_within(one, subject)) for one in _wanted(directions)]
     named = [f"{'-' * one.startswith('-')}v{number}" if number else one for one, number in wanted]
     return list({repr(one): one for one in named}.values())
-
-
-def _products(numbers: Sequence[int], subject: Subject) -> int:
-    """Return the most products that these singular vectors take."""
-    few = [number for number in numbers if number and not cheaper_whole(subject, number)]
-    whole = int(subject.baseline.shape[1]) if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
-    return whole + (max(60, 8 * max(few)) if few else 0)
 
 
 def _full(rows: int, batch: int) -> int:

@@ -34,6 +34,8 @@ CHAPTERS = (
             "BoundaryJump": "How far does the output jump at the first change, next to the step that caused it?",
             "Staircase": "Along one direction, where do the steps of the output lie, and how high are they?",
             "Rotation": "Does it matter which coordinates a small step moves?",
+            "Landscape": "Where two tokens are equally likely, is the line between them clean or noise?",
+            "Zoom": "What does that line look like from closer by?",
         },
     ),
     Chapter(
@@ -114,6 +116,10 @@ GLOSSARY = {
     "exact": "Both sides of the first change are adjacent floating-point steps, and nothing between was left out.",
     "censored": "No change was found up to the end of the search, so the true radius is at least the number shown.",
     "island": "A stretch beyond the first change on which the output has the unperturbed output's bits again.",
+    "band width": "Where two tokens should be parted by a line, the stretch across it on which either may win.",
+    "roughness": "How often neighbouring cells of a map differ: 0 as on the predicted line, 1 as if shuffled.",
+    "flat map": "A map in which one token wins everywhere. It shows no line, and nothing about noise.",
+    "Moran's I": "Whether equal cells of a map lie together: 1 in large blocks, 0 by chance, -1 as on a checkerboard.",
     "noise floor": "How far apart equal evaluations of the same input lie, in other batches, threads and paths. A jump "
     "of that size is rounding, not a property of the function.",
     "amplification": "The jump of the output over the step of the input at the first change. It says how small the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
-from stabilitykit.subjects import experts, noise, oracle, products, proofs, states
+from stabilitykit.subjects import experts, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
@@ -75,6 +74,7 @@ class CausalLMSubject(Subject):
         embeddings = self._embed()
         moving = 1 if rows == "last" else len(embeddings)
         super().__init__(embeddings[-moving:].flatten(), batch=batch, name=loaded.spec)
+        self.token_x0, self.moved = self.x0, False
         self.counter = counter or Counter()
         self._before = embeddings[:-moving]
         self.proofs = proofs.prove(self)
@@ -145,7 +145,18 @@ class CausalLMSubject(Subject):
 
     def with_batch(self, batch: int) -> CausalLMSubject:
         """Return the same function in another batch shape, proved again, sharing weights and counter."""
-        return self._varied(batch=batch)
+        return variants.varied(self, batch=batch)
+
+    def with_site(self, site: str) -> CausalLMSubject:
+        """Return the same input read at another site, proved again, sharing weights and counter."""
+        return variants.varied(self, site=site)
+
+    def at(self, x: Tensor, *, proved: bool = True) -> CausalLMSubject:
+        """Return this function at another last embedding x (H,), or prompt (T*H,) for `rows="all"`.
+
+        `describe()` then has `input`: "not a token's embedding". UsageError for another shape or dtype.
+        """
+        return variants.at(self, x, proved=proved)
 
     def in_float64(self) -> CausalLMSubject:
         """Return this function with a float64 copy of the model under `true_float64`, from the same embeddings.
@@ -172,18 +183,11 @@ class CausalLMSubject(Subject):
 
     def copied(self, **changes: Any) -> CausalLMSubject:
         """Return this subject with other attributes and nothing remembered, for uses that need no proof."""
-        other = copy.copy(self)
-        for remembered in ("baseline", "baseline_state", "screens"):
-            other.__dict__.pop(remembered, None)
-        other.__dict__.update(changes, _prefixes={}, _noise=None)
-        return other
+        return variants.copied(self, **changes)
 
     def relatives(self, lengths: Sequence[int]) -> Iterator[Subject]:
         """Yield this prompt cut to each length (repeated where it is shorter), on all its paths, at batch 1."""
-        for path in self.paths:
-            for length in lengths:
-                ids = [self.ids[i % len(self.ids)] for i in range(length)]
-                yield self._varied(prompt=ids, path=path, batch=1)
+        yield from variants.of_lengths(self, lengths)
 
     def neighbours(self, count: int, seed: int) -> Tensor:
         """Return the embeddings of random other tokens, (count, H), or of random prompts for `rows="all"`."""
@@ -221,6 +225,7 @@ class CausalLMSubject(Subject):
         """Return what identifies the subject, with the proofs it rests on."""
         return {
             **super().describe(),
+            **({"input": "not a token's embedding"} if self.moved else {}),
             "model": self.loaded.spec,
             "model_digest": self.loaded.digest,
             "architecture": type(self.model).__name__,
@@ -282,8 +287,4 @@ class CausalLMSubject(Subject):
     def use_experts(self, implementation: str | None) -> None:
         """Measure with this implementation of a mixture's experts, the prefix included; None: the user's own."""
         self.experts = implementation
-        self._prefixes.clear()
-
-    def _varied(self, **changes: Any) -> CausalLMSubject:
-        fields = {name: getattr(self, name) for name in ("prompt", "site", "path", "batch", "rows", "allow_noise")}
-        return CausalLMSubject(self.loaded, **{**fields, **changes}, anatomy=self.anatomy, counter=self.counter)
+        self._prefixes = {}  # a new one: a subject at another embedding may share the old

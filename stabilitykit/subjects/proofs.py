@@ -42,12 +42,14 @@ class Proofs:
 def prove(subject: CausalLMSubject) -> Proofs:
     """Return the proofs, changing the subject's experts or batch where its lanes mix.
 
-    UnsupportedError where embeddings do not reproduce the ids' logits; InvalidError where a repeated call differs.
+    UnsupportedError where embeddings do not reproduce the ids' logits, which is of the model: a subject moved to an
+    embedding without an id inherits it. InvalidError where a repeated call differs.
     """
     if not _repeats(subject):
         unproved = {"ids_equal_embeddings": False, "repeatable": False, "lanes_independent": False}
         return replace(_proofs(subject), **unproved, note="equal calls differ")
-    _require_embeddings(subject)
+    if not subject.moved:
+        _require_embeddings(subject)
     if lanes_independent(subject):
         return _proofs(subject)
     for experts in EXPERTS if subject.has_experts else ():

@@ -48,6 +48,13 @@ class Subject(Measurable):
     def with_batch(self, batch: int) -> Subject:
         """Return the same function in another batch shape, sharing weights and counter."""
 
+    def at(self, x: Tensor, *, proved: bool = True) -> Subject:
+        """Return the same function at another input x (H,) in place of x0, sharing the counter and nothing remembered.
+
+        `proved=False` leaves out the proofs about its bits, which a subject may take again there.
+        """
+        raise UnsupportedError(f"{self.name} is tied to its own input")
+
     def jvp(self, V: Tensor) -> Tensor:
         """Return J v at x0 for each row of (k, H), as (k, M)."""
         raise UnsupportedError(f"{self.name} has no forward derivative")
@@ -161,6 +168,16 @@ def rows_differ(a: Tensor, b: Tensor) -> Tensor:
     return ~same_bits(a, b).flatten(1).all(dim=1)
 
 
+def checked(x: Tensor, x0: Tensor) -> Tensor:
+    """Return a copy of x beside x0; UsageError for another shape or dtype, InvalidError for a non-finite number."""
+    if x.shape != x0.shape or x.dtype != x0.dtype:
+        given, wanted = (f"{tuple(one.shape)} {name_of(one.dtype)}" for one in (x, x0))
+        raise UsageError(f"x is {given}; this subject takes {wanted}")
+    if not bool(torch.isfinite(x).all()):
+        raise InvalidError(f"x is {x[~torch.isfinite(x)][0].item()} somewhere; give finite numbers")
+    return x.detach().to(x0.device, copy=True)
+
+
 class FunctionSubject(Subject):
     """Any function (B, H) -> (B, M): a kernel, a module, a toy with a known answer.
 
@@ -193,7 +210,14 @@ class FunctionSubject(Subject):
 
     def with_batch(self, batch: int) -> FunctionSubject:
         """Return the same function in another batch shape."""
-        other = FunctionSubject(self.fn, self.x0, batch=batch, name=self.name, first=self.first, exact=self.exact)
+        return self._with(self.x0, batch)
+
+    def at(self, x: Tensor, *, proved: bool = True) -> FunctionSubject:
+        """Return the same function at x (H,); UsageError for another shape or dtype. There is nothing to prove."""
+        return self._with(checked(x, self.x0), self.batch)
+
+    def _with(self, x0: Tensor, batch: int) -> FunctionSubject:
+        other = FunctionSubject(self.fn, x0, batch=batch, name=self.name, first=self.first, exact=self.exact)
         other.counter = self.counter
         return other
 

@@ -8,7 +8,7 @@ from stabilitykit import strategies
 from stabilitykit.measurements.invariance import Invariance
 from stabilitykit.profile import PROFILES
 
-CAP = 10_000
+CAP = 18_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
@@ -57,6 +57,8 @@ def suite(profile, loaded):
         (sk.Fate(directions=rays[: profile.fates[0]], cells=profile.fates[1]), decode),
         (sk.Staircase(n=profile.stairs), decode),
         (sk.Rotation(shifts=profile.turns), decode),
+        *((sk.Landscape(plane, n=profile.grid), decode) for plane in profile.planes),
+        (sk.Zoom(sk.Landscape(n=profile.grid), n=profile.grid), decode),
         (sk.WeightGain(), prefill),
         (sk.BlockGain(), prefill),
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),

@@ -18,6 +18,7 @@ from stabilitykit.report.figures import (
     invariances,
     jumps,
     kernels,
+    landscape,
     noise,
     operators,
     parts,
@@ -65,6 +66,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "OperatorProbe": operators.draw,
     "KernelAccuracy": kernels.draw,
     "KernelPair": kernels.draw_pair,
+    "Landscape": landscape.draw,
+    "Zoom": landscape.draw,
 }
 
 

@@ -1,0 +1,123 @@
+"""What a decision map stands on: the input in its middle, two directions, and two tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from stabilitykit.errors import UsageError
+from stabilitykit.measurements.directions import Directions, number_within, resolve
+from stabilitykit.measurements.logit_gap import LogitGap, names
+from stabilitykit.measurements.tie_point import TiePoint, pair_of, reading_logits
+from stabilitykit.measurements.tie_solver import tie_point
+from stabilitykit.numerics.digest import digest
+from stabilitykit.numerics.plane import Plane
+from stabilitykit.subjects.subject import Subject
+
+Pair = tuple[int, int]
+
+_readers: WeakKeyDictionary[Subject, Subject] = WeakKeyDictionary()
+_ties: WeakKeyDictionary[Subject, dict[Pair | None, TiePoint]] = WeakKeyDictionary()
+_grounds: WeakKeyDictionary[Subject, dict[str, Ground]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The plane of inputs, the difference of logits read there, and what is stored about both.
+
+    `subject` has the middle as its x0 and its own site; `gap.subject` has the same and is read at the logits.
+    """
+
+    subject: Subject
+    plane: Plane
+    gap: LogitGap
+    about: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> tuple[str, str]:
+        """The texts of the two tokens."""
+        first, second = self.about["tokens"]
+        return first, second
+
+
+def ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Directions, rule: str) -> Ground:
+    """Return the ground at the tie of the pair, at the subject's own input ("prompt"), or at a given one (H,).
+
+    Found once for a subject, with its noise floor. UsageError for what is no input, pair or plane; UnsupportedError
+    where the subject has no logits or the pair no tie.
+    """
+    found, key = _grounds.setdefault(subject, {}), _key(at, pair, plane, rule)
+    if key not in found:
+        found[key] = _ground(subject, at, pair, plane, rule)
+    return found[key]
+
+
+def _key(*parts: Any) -> str:
+    return repr([digest(part) if isinstance(part, Tensor) else part for part in parts])
+
+
+def _ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Directions, rule: str) -> Ground:
+    reader = reading(subject)
+    said: dict[str, Any] = {}
+    if isinstance(at, Tensor):
+        x, chosen = at, pair_of(reader.at(at, proved=False), pair)
+    elif at == "tie":
+        tie = _tie(subject, reader, pair)
+        x, chosen = tie.x.to(subject.x0), tie.pair
+        said = {"tie_distance": tie.distance, "tie_gap_ulp": tie.gap_ulp}
+    else:
+        x, chosen = subject.x0, pair_of(reader, pair)
+    there = subject.at(x, proved=False)
+    directions, labels = resolve(within(plane, there), there)
+    return grounded(there, reader.at(x, proved=False), directions, labels, chosen, rule, said)
+
+
+def grounded(
+    there: Subject,
+    reader: Subject,
+    directions: Tensor,
+    labels: Sequence[str],
+    pair: Pair,
+    rule: str,
+    said: Mapping[str, Any],
+) -> Ground:
+    """Return the ground of directions (2, H) at the x0 of `there`; UsageError for more or fewer."""
+    if len(directions) != 2:
+        raise UsageError(f"a plane has two directions, not {len(directions)}; give for example ('v1', 'v2')")
+    h1, h2 = directions.cpu()
+    gap = LogitGap(reader, pair)
+    about = {
+        "pair": list(pair),
+        "tokens": names(there, pair),
+        "map_plane": list(labels),
+        "map_rule": rule,
+        "map_middle": digest(there.x0),
+        **said,
+    }
+    return Ground(there, Plane(there.x0.cpu(), h1, h2, rule), gap, about)
+
+
+def reading(subject: Subject) -> Subject:
+    """Return the subject at its logits, proved once."""
+    if subject not in _readers:
+        _readers[subject] = reading_logits(subject)
+    return _readers[subject]
+
+
+def within(plane: Directions, subject: Subject) -> Directions:
+    """Return the directions with names past the last singular vector, and "v_last", as that of the last."""
+    if isinstance(plane, Tensor | str) or not isinstance(plane, Sequence):
+        return plane
+    numbers = [number_within(one, subject) for one in plane]
+    return [f"{'-' * str(one).startswith('-')}v{n}" if n else one for one, n in zip(plane, numbers, strict=True)]
+
+
+def _tie(subject: Subject, reader: Subject, pair: Pair | None) -> TiePoint:
+    found = _ties.setdefault(subject, {})
+    if pair not in found:
+        found[pair] = tie_point(reader, pair)
+    return found[pair]
