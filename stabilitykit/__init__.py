@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
     from stabilitykit.measurements.fate import Fate as Fate
+    from stabilitykit.measurements.flip_pair import FlipPair as FlipPair
+    from stabilitykit.measurements.flip_pair import flip_pair as flip_pair
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
+    from stabilitykit.measurements.tie_point import TiePoint as TiePoint
+    from stabilitykit.measurements.tie_solver import tie_point as tie_point
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -131,6 +135,11 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Metric",
     "StabilityFailure",
     "read",
+    # two tokens that tie, and the smallest flip between them
+    "tie_point",
+    "TiePoint",
+    "flip_pair",
+    "FlipPair",
     # inputs, and bits
     "strategies",
     "singular_vectors",
@@ -163,6 +172,7 @@ _HOMES = {
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
     "measurements.fate": ("Fate",),
+    "measurements.flip_pair": ("FlipPair", "flip_pair"),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
@@ -188,6 +198,8 @@ _HOMES = {
     "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
+    "measurements.tie_point": ("TiePoint",),
+    "measurements.tie_solver": ("tie_point",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),
