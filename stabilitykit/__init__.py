@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.fate import Fate as Fate
     from stabilitykit.measurements.flip_pair import FlipPair as FlipPair
     from stabilitykit.measurements.flip_pair import flip_pair as flip_pair
+    from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
     from stabilitykit.measurements.tie_point import TiePoint as TiePoint
     from stabilitykit.measurements.tie_solver import tie_point as tie_point
+    from stabilitykit.measurements.ties import Tie as Tie
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.report.read import read as read
@@ -108,6 +110,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Staircase",
     "Regimes",
     "Rotation",
+    "Tie",
+    "FlipScan",
     "SingularSpectrum",
     "LayerProfile",
     "SubmoduleProfile",
@@ -173,6 +177,7 @@ _HOMES = {
     "measurements.directions": ("singular_vectors",),
     "measurements.fate": ("Fate",),
     "measurements.flip_pair": ("FlipPair", "flip_pair"),
+    "measurements.flip_scan": ("FlipScan",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
@@ -200,6 +205,7 @@ _HOMES = {
     "measurements.submodule_profile": ("SubmoduleProfile",),
     "measurements.tie_point": ("TiePoint",),
     "measurements.tie_solver": ("tie_point",),
+    "measurements.ties": ("Tie",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),

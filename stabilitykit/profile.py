@@ -19,6 +19,7 @@ class Profile:
     changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
     `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
     kind.
+    `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
     `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     """
 
@@ -45,6 +46,7 @@ class Profile:
     chain: tuple[int, int]
     rows: tuple[int, ...]
     tries: int
+    flips: tuple[tuple[str, ...], int, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -73,6 +75,7 @@ PROFILES = {
         chain=(12, 256),
         rows=(1, 2, 8),
         tries=1,
+        flips=(("v1", "v2"), 24, 8),
     ),
     "standard": Profile(
         "standard",
@@ -98,6 +101,7 @@ PROFILES = {
         chain=(12, 1024),
         rows=(1, 2, 3, 8, 16, 64),
         tries=4,
+        flips=(("v1", "v2", "v3", "v4", "v5"), 128, 16),
     ),
     "paper": Profile(
         "paper",
@@ -126,5 +130,6 @@ PROFILES = {
         chain=(12, 4096),
         rows=(1, 2, 3, 4, 7, 8, 15, 16, 33, 64, 128),
         tries=16,
+        flips=(("v1", "v2", "v3", "v4", "v5"), 1000, 64),
     ),
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,12 +21,14 @@ from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.directions import derived_folder, subject_key
 from stabilitykit.measurements.tie_point import TiePoint, reading_logits
 from stabilitykit.measurements.tie_solver import MAX_ULP, tie_point
+from stabilitykit.numerics.digest import digest
 from stabilitykit.results.plain import from_plain, to_plain
 from stabilitykit.subjects.subject import Subject
 
 Kept = TiePoint | UnsupportedError
 
 _memory: dict[str, Kept] = {}
+_places: WeakKeyDictionary[Subject, dict[str, Place]] = WeakKeyDictionary()
 _of_functions: WeakKeyDictionary[object, dict[str, Kept]] = WeakKeyDictionary()
 
 
@@ -53,6 +57,33 @@ def tie_of(
     if isinstance(kept, UnsupportedError):
         raise UnsupportedError(str(kept))
     return kept
+
+
+class Place(NamedTuple):
+    """The subject at a tie, proved there, and the gradient J'D of z_a - z_b, (H,) float64 on the CPU."""
+
+    here: Subject
+    gradient: Tensor
+
+
+def at_tie(subject: Subject, tie: TiePoint) -> Place:
+    """Return the subject at a tie of its own, made once; UnsupportedError where the gradient vanishes."""
+    key = f"{digest(tie.x)}-{tie.pair}"
+    places = _places.setdefault(subject, {})
+    if key not in places:
+        here = subject.at(tie.x.to(subject.x0.device))
+        places[key] = Place(here, gradient_of(here, tie.pair))
+    return places[key]
+
+
+def gradient_of(subject: Subject, pair: tuple[int, int]) -> Tensor:
+    """Return J'D at x0, (H,) float64 on the CPU; UnsupportedError where it vanishes."""
+    u = torch.zeros_like(subject.baseline[:1])
+    u[0, pair[0]], u[0, pair[1]] = 1, -1
+    gradient = subject.vjp(u)[0].double().cpu()
+    if not 0 < float(gradient.norm()) < math.inf:
+        raise UnsupportedError(f"{subject.name}: the gradient of z_a - z_b is {float(gradient.norm())}, no way to go")
+    return gradient
 
 
 def _shared(key: str, subject: Subject, solve: Callable[[], TiePoint]) -> TiePoint:
