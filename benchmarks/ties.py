@@ -6,7 +6,6 @@ Prints one line a prompt as it is done: the pair, the gap at the prompt, the gap
 the embedding moved, the gradients and inputs it took, seconds, and the one ULP that flips the token. A prompt that the
 solver refuses has its reason instead. Exit status 1 if a flip was not reproduced.
 """
-# ruff: noqa: T201 - a script that reports to whoever runs it
 
 import argparse
 import subprocess
