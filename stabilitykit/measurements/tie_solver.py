@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.measurements.tie_point import Seen, TiePoint, pair_of, read, reading_logits
+from stabilitykit.measurements.tie_point import Seen, TiePoint, lanes, pair_of, read, reading_logits
 from stabilitykit.numerics.between import Chain, segment
 from stabilitykit.numerics.bits import nudge
 from stabilitykit.subjects.subject import Subject
@@ -20,13 +20,16 @@ EQUAL = ("logits", "probabilities")
 GRADIENTS, BATCHES = 10, 40
 """Most gradients and most batches that one search takes; what it has found by then is accepted or refused."""
 
+MAX_ULP = 2.0
+"""The residual that is accepted as a tie."""
+
 _HALVINGS, _REACHES = 6, 16
 _NOISE = 16
 """Within so many ULP of the logit rounding may keep |g| from falling; halving a step there more than once is idle."""
 
 
 def tie_point(
-    subject: Subject, pair: tuple[int, int] | None = None, *, equal: str = "logits", max_ulp: float = 2.0
+    subject: Subject, pair: tuple[int, int] | None = None, *, equal: str = "logits", max_ulp: float = MAX_ULP
 ) -> TiePoint:
     """Return the input near x0 at which the two tokens of `pair` (default: the two largest logits of x0) tie.
 
@@ -87,9 +90,8 @@ class _Search:
 
     @property
     def lanes(self) -> int:
-        """Inputs that one batch answers: all slots if they are proved equal to the first, else that one."""
-        proofs = getattr(self.subject, "proofs", None)
-        return self.subject.batch if proofs is not None and proofs.slots_equal else 1
+        """Inputs that one batch answers."""
+        return lanes(self.subject)
 
     def _ask(self, X: Tensor, kind: str) -> list[Seen]:
         """Ask inputs (K, H), K at most `lanes`, in one batch."""

@@ -21,6 +21,7 @@ def suite(profile, loaded):
     """Return what the ready-made suite asks, as (measurement, subject) pairs."""
     prefill = sk.CausalLMSubject(loaded, "The capital of France is")
     decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
+    tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=8, site="logits")
     rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
@@ -59,6 +60,9 @@ def suite(profile, loaded):
         (sk.Rotation(shifts=profile.turns), decode),
         *((sk.Landscape(plane, n=profile.grid), decode) for plane in profile.planes),
         (sk.Zoom(sk.Landscape(n=profile.grid), n=profile.grid), decode),
+        (sk.Tie(), tied),
+        (sk.FlipScan(profile.flips[0], points=profile.flips[1], cells=profile.flips[2]), tied),
+        (sk.FlipScan(("v1",), at="prompt"), tied),
         (sk.WeightGain(), prefill),
         (sk.BlockGain(), prefill),
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
