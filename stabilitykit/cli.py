@@ -1,4 +1,4 @@
-"""The command line: `stabilitykit run` measures, `stabilitykit models` lists what can be measured."""
+"""The command line: `stabilitykit run` measures, `margins` forecasts flips, `models` lists what can be measured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stabilitykit import cli_margins
 from stabilitykit.errors import StabilityError
-from stabilitykit.settings import COMMAND, BAD_INPUT, OPTIONS, Option, Settings, arguments, resolve
+from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.command == "models":
             return _models()
+        if given.command == "margins":
+            status, lines = cli_margins.run(given, words[1:])
+            print(*lines, sep="\n")
+            return status
         return _run({option.name: getattr(given, option.key) for option in _offered()}, words[split + 1 :])
     except StabilityError as error:
         print(f"stabilitykit {given.command}: {error}", file=sys.stderr)
@@ -116,5 +121,7 @@ def _parser() -> argparse.ArgumentParser:
             run.add_argument(
                 f"--{option.name}", dest=option.key, action=action, metavar=option.metavar, default=None, help=shown
             )
+    margins = commands.add_parser("margins", help=cli_margins.HELP, description=cli_margins.__doc__, allow_abbrev=False)
+    cli_margins.add(margins)
     commands.add_parser("models", help="list the models that can be opened without a network", allow_abbrev=False)
     return parser

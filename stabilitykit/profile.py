@@ -19,7 +19,8 @@ class Profile:
     changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
     `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
     kind.
-    `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
+    `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change. `margins`:
+    prompts that are continued (None for all), and tokens of each.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Profile:
     chain: tuple[int, int]
     rows: tuple[int, ...]
     tries: int
+    margins: tuple[int | None, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -73,6 +75,7 @@ PROFILES = {
         chain=(12, 256),
         rows=(1, 2, 8),
         tries=1,
+        margins=(2, 12),
     ),
     "standard": Profile(
         "standard",
@@ -98,6 +101,7 @@ PROFILES = {
         chain=(12, 1024),
         rows=(1, 2, 3, 8, 16, 64),
         tries=4,
+        margins=(None, 64),
     ),
     "paper": Profile(
         "paper",
@@ -126,5 +130,6 @@ PROFILES = {
         chain=(12, 4096),
         rows=(1, 2, 3, 4, 7, 8, 15, 16, 33, 64, 128),
         tries=16,
+        margins=(None, 256),
     ),
 }
