@@ -222,9 +222,10 @@ def _sentence(prompts: Sequence[Row], tokens: Sequence[Row], at_risk: float) -> 
     seen = sum(row["seen"] > 0 for row in tokens)
     ties = sum(row["tied"] > 1 for row in tokens)
     first = prompts[0]
+    some = f"{expected:.2g}" if expected >= 0.001 else "none"
     said = (
-        f"Another device is expected to change {expected:.2g} of {len(tokens)} tokens: {len(risky)} of {len(prompts)} "
-        f"prompts are more likely than {100 * at_risk:.3g} % to say something else, or have done so; "
+        f"Another device is expected to change {some} of {len(tokens)} tokens: {len(risky)} of {len(prompts)} prompts "
+        f"are more likely than {100 * at_risk:.3g} % to say something else, or have done so; "
     )
     facts = f"here {seen} tokens flipped and {ties} are exact ties."
     worst = f" The riskiest prompt is {first['prompt']!r}, at {100 * first['forecast']:.2g} %." if risky else ""

@@ -18,6 +18,7 @@ from stabilitykit.report.figures import (
     gains,
     jumps,
     kernels,
+    margins,
     noise,
     parts,
     profiles,
@@ -59,6 +60,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "BlockGain": chains.draw,
     "KernelAccuracy": kernels.draw,
     "KernelPair": kernels.draw_pair,
+    "Margins": margins.draw,
 }
 
 
