@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,16 @@ Row = Mapping[str, Any]
 _NAMED = 3
 
 
-def advise(prompts: Sequence[Row], tokens: Sequence[Row], ways: Sequence[Row], at_risk: float) -> list[Row]:
-    """Return a row an advice, in order of use; `kind` names it, `advice` is a sentence or two."""
+def advise(
+    prompts: Sequence[Row], tokens: Sequence[Row], ways: Sequence[Row], at_risk: float, exact_head: float
+) -> list[Row]:
+    """Return a row an advice, in order of use; `kind` names it, `advice` is a sentence or two.
+
+    `exact_head`: the flips expected with the head in a wide dtype, nan if unknown. None where no prompt is at risk.
+    """
     if not any(row["at_risk"] for row in prompts):
         return []
-    said = [*_robust(prompts), *_cut(prompts, at_risk), *_pin(ways), *_wide(tokens), *_ties(tokens)]
+    said = [*_robust(prompts), *_cut(prompts, at_risk), *_pin(ways), *_wide(tokens), *_ties(tokens, exact_head)]
     return [{"part": "advice", "kind": kind, "advice": sentence} for kind, sentence in said]
 
 
@@ -69,16 +75,22 @@ def _wide(tokens: Sequence[Row]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _ties(tokens: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def _ties(tokens: Sequence[Row], exact_head: float) -> Iterator[tuple[str, str]]:
     tied = [row for row in tokens if row["tied"] > 1]
-    if tied:
-        share = sum(row["forecast"] for row in tied) / (sum(row["forecast"] for row in tokens) or 1.0)
+    expected = math.fsum(row["forecast"] for row in tokens)
+    if tied and expected:
+        share = math.fsum(row["forecast"] for row in tied) / expected
         row = max(tied, key=lambda row: row["forecast"])
         yield (
             "ties",
             f"{len(tied)} tokens are exact ties, decided by the lower id, such as {row['token']!r} against "
-            f"{row['rival']!r}; they make {_percent(share)} of the flips expected. A head in a wider "
-            "dtype separates them.",
+            f"{row['rival']!r}; they make {_percent(share)} of the flips expected.",
+        )
+    if expected and exact_head < expected:
+        yield (
+            "wider head",
+            f"With the head alone in a wider dtype {exact_head:.2g} flips are expected in place of {expected:.2g}; the "
+            "rest is noise in the states, which only a wider dtype of the whole model removes.",
         )
 
 

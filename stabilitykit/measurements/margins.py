@@ -82,6 +82,7 @@ class Margins(Measurement[LoadedModel]):
         Metric("max_prompt_risk", "probability", "lower", "chance that it changes the riskiest prompt's text"),
         Metric("min_margin", "logit", "higher", "smallest difference between the two largest logits"),
         Metric("min_margin_ulp", "ULP", "higher", "the same in ULP of the largest logit"),
+        Metric("expected_with_exact_head", "tokens", "lower", "flips expected with the head alone in a wide dtype"),
         Metric("noise", "logit", "lower", "root mean square of the margins' noise, pooled over all tokens"),
         Metric("noise_freedom", "devices", "neither", "weight of that pool beside a token's own ways"),
         Metric("wide_flips", "tokens", "lower", "tokens that a float32 copy of the model would not take"),
@@ -132,17 +133,23 @@ class Margins(Measurement[LoadedModel]):
 
     def judged(self, subject: LoadedModel, decisions: Sequence[Decisions]) -> Finding:
         """Return the finding from what was decided at each token."""
-        prior = pooled([_flat(one) for one in decisions])
+        prior = pooled([_flat(one, one.margins) for one in decisions])
         forecasts = [self._forecast(one, prior) for one in decisions]
         labels = [prompt if isinstance(prompt, str) else f"ids {list(prompt)}" for prompt in self.prompts]
         tokens = token_rows(subject, labels, decisions, forecasts)
         prompts = prompt_rows(subject, labels, decisions, tokens, self.at_risk)
         ways = way_rows(decisions)
+        exact_head = self._with_exact_head(decisions)
         return Finding(
-            self._values(prompts, tokens, prior, decisions),
+            {**self._values(prompts, tokens, prior, decisions), "expected_with_exact_head": exact_head},
             _sentence(prompts, tokens, self.at_risk),
             verdict="differs" if any(row["seen"] for row in tokens) else "measured",
-            rows=(*prompts, *tokens, *ways, *advise(prompts, tokens, ways, self.at_risk)),
+            rows=(
+                *prompts,
+                *tokens,
+                *ways,
+                *advise(prompts, tokens, ways, self.at_risk, exact_head),
+            ),
             arrays=_arrays(decisions, forecasts),
             worst=_worst(tokens),
             noise=f"{prior.scale:.3g} logit, pooled over {len(tokens)} tokens computed in {len(ways)} ways",
@@ -153,9 +160,24 @@ class Margins(Measurement[LoadedModel]):
         """Return the forecast of a text's tokens, (T,): the first rival's noise, and the chances of any rival."""
         shape = one.rival_first.shape
         spacing = np.broadcast_to(one.spacing[:, None], shape)
-        found = forecast(_flat(one), spacing.ravel(), one.rival_first.ravel(), prior, self.confidence)
+        found = forecast(_flat(one, one.margins), spacing.ravel(), one.rival_first.ravel(), prior, self.confidence)
         any_rival = [any_of(getattr(found, name).reshape(shape)) for name in ("probability", "low", "high")]
         return Forecast(found.noise.reshape(shape)[:, 0], *any_rival)
+
+    def _with_exact_head(self, decisions: Sequence[Decisions]) -> float:
+        """Return the flips expected if the head alone were exact: the states are as they are, the logits' grid is none.
+
+        nan where a head is no matrix.
+        """
+        groups = [_flat(one, one.head_margins) for one in decisions if one.head_margins is not None]
+        if len(groups) < len(decisions):
+            return math.nan
+        prior, expected = pooled(groups), 0.0
+        for one, margins in zip(decisions, groups, strict=True):
+            nothing = np.zeros(margins.shape[1])
+            found = forecast(margins, nothing, nothing.astype(bool), prior, self.confidence)
+            expected += float(any_of(found.probability.reshape(one.rival_first.shape)).sum())
+        return expected
 
     def _values(
         self, prompts: Sequence[Row], tokens: Sequence[Row], prior: Prior, decisions: Sequence[Decisions]
@@ -185,9 +207,9 @@ class Margins(Measurement[LoadedModel]):
         return values
 
 
-def _flat(one: Decisions) -> Floats:
-    """Return the margins of ways with different bits, (n, T * R)."""
-    return one.margins[one.distinct].reshape(len(one.distinct), -1)
+def _flat(one: Decisions, margins: Floats) -> Floats:
+    """Return the margins (W + 1, T, R) of ways with different bits, (n, T * R)."""
+    return margins[one.distinct].reshape(len(one.distinct), -1)
 
 
 def _place(row: Row) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Way:
 class Text:
     """A prompt of a model and what it says next, `generated`, once `greedy` has been asked.
 
+    `state` (n, H) is what the head read for the logits that came last, None where the head is not the model's own.
     UsageError for a prompt that cannot be read, and where prompt and tokens together exceed the model's context.
     """
 
@@ -66,6 +67,7 @@ class Text:
         self.anatomy = anatomy or find(loaded.model)
         self.ids = token_ids(loaded, self.anatomy, prompt)
         self.generated: list[int] = []
+        self.state: Tensor | None = None
         most = self.anatomy.max_positions
         if most is not None and len(self.ids) + tokens - 1 > most:
             raise UsageError(
@@ -147,9 +149,21 @@ class Text:
         cached = {} if name is None else {"use_cache": True, **({} if past is None else {name: past})}
         self.loaded.counter.forwards += batch
         self.loaded.counter.calls += 1
-        with torch.no_grad():
+        self.state = None
+        with torch.no_grad(), self._listening():
             output = model(input_ids=ids, logits_to_keep=keep, **cached)
         return output.logits, None if name is None else getattr(output, name)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        def hear(_head: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.state = inputs[0][-1].detach().clone() if inputs[0].ndim == 3 else None
+
+        heard = self.anatomy.head.register_forward_pre_hook(hear)
+        try:
+            yield
+        finally:
+            heard.remove()
 
 
 def first_largest(row: Tensor) -> int:

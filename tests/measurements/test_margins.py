@@ -244,6 +244,65 @@ def test_a_wide_copy_speaks_of_the_same_tokens():
     assert math.isnan(value(sk.measure(sk.Margins(["abc"], 2), loaded, progress=False), "wide_flips"))
 
 
+def test_the_exact_head_is_the_product_with_the_models_own_states():
+    """Every candidate's logit from the states of a forward written anew; the largest is first."""
+    loaded = sk.load("tiny", dtype="bfloat16")
+    text = Text(loaded, "once upon", 9)
+    one = decide(text, [sk.Way("prefill"), sk.Way("prefill", chunk=4)], 3)
+    ids = torch.tensor([[*text.ids, *text.generated[:-1]]])
+    states = loaded.model.model(input_ids=ids, use_cache=False).last_hidden_state[0, len(text.ids) - 1 :].double()
+    products = (states @ loaded.model.lm_head.weight.double().T).numpy()
+    assert np.array_equal(one.heads[1], np.take_along_axis(products, one.rivals, axis=1))
+    assert np.abs(one.heads[2] - one.logits[2]).max() <= float(one.spacing.max())
+    assert (one.head_margins[0] >= 0).all()
+    spread_of = np.ptp(one.heads, axis=0)
+    assert one.head_margins.shape == one.margins.shape
+    assert np.abs(one.head_margins - one.head_margins[0]).max(axis=0).max() <= 2 * spread_of.max()
+
+
+def test_an_exact_head_changes_nothing_where_the_grid_is_fine(toys):
+    """In float32 the forecast is the same; a head that is no matrix has none."""
+    result = asked(toys, Shaken(0.4))
+    assert value(result, "expected_with_exact_head") == pytest.approx(value(result, "expected_flips"), rel=1e-3)
+    loaded = spread(toys, Shaken(0.4))
+    loaded.model.lm_head = nn.Sequential(loaded.model.lm_head)
+    unknown = sk.measure(sk.Margins(PROMPTS[:2], 3), sk.adopt(loaded.model), progress=False)
+    assert math.isnan(value(unknown, "expected_with_exact_head"))
+
+
+class Narrow(nn.Linear):
+    """A head whose logits are rounded to bfloat16 and widened again, as many models do."""
+
+    def forward(self, x):
+        return super().forward(x).to(torch.bfloat16).float()
+
+
+def narrowed(toys, block):
+    loaded = spread(toys, block)
+    head = Narrow(8, 16, bias=False)
+    head.weight = loaded.model.lm_head.weight
+    loaded.model.lm_head = head
+    return loaded
+
+
+def test_a_coarse_head_alone_is_healed_by_an_exact_one(toys):
+    """Logits rounded to a coarse grid over states with little noise: the flips vanish with the exact head."""
+    result = sk.measure(sk.Margins(PROMPTS, 12, at_risk=0.01), narrowed(toys, Shaken(0.001)), progress=False)
+    assert value(result, "expected_flips") > 0.05
+    assert value(result, "expected_with_exact_head") < value(result, "expected_flips") / 5
+    assert any(row["kind"] == "wider head" for row in rows(result, "advice"))
+
+
+def test_logits_that_were_widened_keep_their_grid(toys):
+    """An ULP is that of the dtype whose numbers the logits are, not of the one they are kept in."""
+    result = sk.measure(sk.Margins(PROMPTS[:3], 4), narrowed(toys, toys.Times(1.0)), progress=False)
+    for row in rows(result, "token"):
+        assert row["margin_ulp"] == row["margin"] / 2.0 ** (math.floor(math.log2(abs(row["logit"]))) - 7)
+    fine = sk.measure(sk.Margins(PROMPTS[:3], 4), spread(toys, toys.Times(1.0)), progress=False)
+    for row in rows(fine, "token"):
+        assert row["margin_ulp"] == row["margin"] / 2.0 ** (math.floor(math.log2(abs(row["logit"]))) - 23)
+
+
 def test_keep_is_the_longest_part_within_the_risk(toys):
     result = asked(toys, Shaken(0.1), tokens=16, at_risk=0.3)
     for row in rows(result, "prompt"):
