@@ -79,17 +79,14 @@ def lines(result: Result) -> list[str]:
 
 
 def _cells(row: Any) -> list[str]:
+    from stabilitykit.measurements.advice import percent
     from stabilitykit.report.text import shortened, shown
 
     choice = f"{row['weakest_position']}: {row['weakest_token']!r} or {row['weakest_rival']!r}"
-    chances = [_percent(row[name]) for name in ("forecast", "high")]
+    chances = [percent(row[name]) for name in ("forecast", "high")]
     counts = [str(row[name]) for name in ("flips_seen", "exact_ties")]
     kept = f"{row['keep']} of {row['tokens']}"
     return [*chances, *counts, kept, shortened(shown(choice), 34), shown(row["prompt"])]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share >= 1e-4 else "< 0.01 %"
 
 
 def _settings(given: argparse.Namespace) -> Settings:

@@ -30,7 +30,7 @@ def _robust(prompts: Sequence[Row]) -> Iterator[tuple[str, str]]:
         most = max(row["high"] for row in safe[:_NAMED])
         yield (
             "robust prompts",
-            f"Of {len(prompts)} prompts {len(safe)} are not at risk; the safest, below {_percent(most)}: {named}.",
+            f"Of {len(prompts)} prompts {len(safe)} are not at risk; the safest, at most {percent(most)}: {named}.",
         )
 
 
@@ -40,14 +40,15 @@ def _cut(prompts: Sequence[Row], at_risk: float) -> Iterator[tuple[str, str]]:
         yield (
             "cut",
             f"Compare only the first {row['keep']} of {row['tokens']} tokens of {row['prompt']!r}: the risk falls from "
-            f"{_percent(row['forecast'])} to {_percent(row['kept_risk'])}.",
+            f"{percent(row['forecast'])} to {percent(row['kept_risk'])}.",
         )
     if hopeless := sum(not row["keep"] for row in risky):
-        yield "replace", f"{hopeless} prompts are above {_percent(at_risk)} at their first token; no cut helps them."
+        yield "replace", f"{hopeless} prompts are above {percent(at_risk)} at their first token; no cut helps them."
 
 
 def _pin(ways: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    flipping = sorted((row for row in ways if row["flips"]), key=lambda row: -row["flips"])
+    own = [row for row in ways if row["bits_of"] == row["way"]]
+    flipping = sorted((row for row in own if row["flips"]), key=lambda row: -row["flips"])
     if flipping:
         counted = ", ".join(f"{row['way']} {row['flips']}" for row in flipping[:_NAMED])
         yield "pin", f"Pin how the text is computed; against one token at a time alone these changed tokens: {counted}."
@@ -84,7 +85,7 @@ def _ties(tokens: Sequence[Row], exact_head: float) -> Iterator[tuple[str, str]]
         yield (
             "ties",
             f"{len(tied)} tokens are exact ties, decided by the lower id, such as {row['token']!r} against "
-            f"{row['rival']!r}; they make {_percent(share)} of the flips expected.",
+            f"{row['rival']!r}; they make {percent(share)} of the flips expected.",
         )
     if expected and exact_head < expected:
         yield (
@@ -94,5 +95,10 @@ def _ties(tokens: Sequence[Row], exact_head: float) -> Iterator[tuple[str, str]]
         )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def percent(share: float) -> str:
+    """Return a probability as people read it: no more digits than it has, and never a certain one."""
+    if 0 < share < 1e-4:
+        return "< 0.01 %"
+    if 0.9995 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.{3 if share >= 0.1 else 2}g} %"

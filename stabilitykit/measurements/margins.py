@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.advice import advise
+from stabilitykit.measurements.advice import advise, percent
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.decisions import Decisions, decide
 from stabilitykit.measurements.margin_rows import Row, prompt_rows, token_rows, way_rows
@@ -247,8 +247,8 @@ def _sentence(prompts: Sequence[Row], tokens: Sequence[Row], at_risk: float) -> 
     some = f"{expected:.2g}" if expected >= 0.001 else "none"
     said = (
         f"Another device is expected to change {some} of {len(tokens)} tokens: {len(risky)} of {len(prompts)} prompts "
-        f"are more likely than {100 * at_risk:.3g} % to say something else, or have done so; "
+        f"are more likely than {percent(at_risk)} to say something else, or have done so; "
     )
     facts = f"here {seen} tokens flipped and {ties} are exact ties."
-    worst = f" The riskiest prompt is {first['prompt']!r}, at {100 * first['forecast']:.2g} %." if risky else ""
+    worst = f" The riskiest prompt is {first['prompt']!r}, at {percent(first['forecast'])}." if risky else ""
     return f"{said}{facts}{worst}"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import stabilitykit as sk
+from stabilitykit.measurements.advice import percent
 from stabilitykit.measurements.decisions import decide
 from stabilitykit.measurements.margins import WAYS
 from stabilitykit.subjects.anatomy import find
@@ -356,3 +357,10 @@ def test_a_text_beyond_the_context_is_refused():
     ):
         sk.measure(sk.Margins(["a" * 500], 20), sk.load("tiny"))
     assert find(sk.load("tiny").model).max_positions == 512
+
+
+def test_a_probability_is_never_shown_as_certain():
+    shares = (0.0, 1e-9, 0.0123, 0.05, 0.5678, 0.9999, 1.0)
+    assert [percent(share) for share in shares] == [
+        *("0 %", "< 0.01 %", "1.2 %", "5 %", "56.8 %", "> 99.9 %", "100 %"),
+    ]
