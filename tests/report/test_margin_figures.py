@@ -76,6 +76,15 @@ def test_many_prompts_are_cut_and_counted(result: Result) -> None:
     assert "The 30 riskiest are drawn" in ranking.caption
 
 
+def test_of_many_tokens_the_smallest_margins_are_drawn(result: Result) -> None:
+    row = next(row for row in result.rows if row["part"] == "token")
+    many = replace(result, rows=tuple({**row, "seen": k % 2, "margin_over_noise": k + 1.0} for k in range(3000)))
+    (along,) = figures(many)
+    assert sum(len(trace["x"]) for trace in along.traces) == 2000
+    assert max(max(trace["y"]) for trace in along.traces) == 2000
+    assert "1500 were flipped. The 2000 smallest are drawn" in along.caption
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, 0, 0.0, "text"])
 def test_rows_that_hold_no_number_draw_what_is_left(result: Result, value: object) -> None:
     columns = {key for row in result.rows for key, given in row.items() if isinstance(given, float)}

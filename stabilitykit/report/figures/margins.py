@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from stabilitykit.report.figures.figure import (
@@ -53,7 +54,7 @@ _WAY = {
     "rms_change": "margins move by",
     "max_change": "most",
 }
-_SHOWN, _BAR = 30, 24
+_SHOWN, _POINTS, _BAR = 30, 2000, 24
 
 
 def draw(result: Result) -> list[Figure]:
@@ -109,8 +110,9 @@ def _along(rows: Rows) -> Figure | None:
     if not positive:
         return None
     floor = 10 ** decades(positive)[0]
-    flipped = [row for row in rows if finite(row.get("seen"))]
-    quiet = [row for row in rows if not finite(row.get("seen"))]
+    kept = sorted(rows, key=itemgetter("margin_over_noise"))[:_POINTS]
+    flipped = [row for row in kept if finite(row.get("seen"))]
+    quiet = [row for row in kept if not finite(row.get("seen"))]
     traces = [_points(quiet, "same in all ways", BLUE, "circle", floor)]
     traces.append(_points(flipped, "flipped by some way", ORANGE, "x", floor))
     ties = sum(row["margin_over_noise"] == 0 for row in rows)
@@ -120,11 +122,12 @@ def _along(rows: Rows) -> Figure | None:
         xaxis=axis("generated token", rangemode="tozero"),
         yaxis=log_axis("margin over its noise", [*positive, floor]),
     )
+    fewer = f" The {_POINTS} smallest are drawn." if len(rows) > _POINTS else ""
     near = sum(row["margin_over_noise"] < 3 for row in rows)
     tied = f" {ties} exact ties lie on the lower edge." if ties else ""
     caption = (
         f"One point a token of all prompts, {len(rows)} in all; {near} have a margin below three times its noise, and "
-        f"{len(flipped)} were flipped.{tied}"
+        f"{sum(bool(finite(row.get('seen'))) for row in rows)} were flipped.{tied}{fewer}"
     )
     return Figure("Margin over noise along the text", caption, [one for one in traces if one["x"]], shape)
 
@@ -163,9 +166,11 @@ def _ways(rows: Rows) -> Figure | None:
         yaxis=axis("", type="category", showgrid=False),
     )
     largest = max(others, key=lambda row: row["rms_change"])
+    still = len(rows) - len(others) - 1
+    others_still = f" {still} more move nothing." if still > 0 else ""
     caption = (
         f"Against one token at a time, alone. Most of all {label(largest.get('way'))} moves them, by "
-        f"{rough(largest['rms_change'])}; {len(rows) - len(others)} ways, the reference among them, move nothing."
+        f"{rough(largest['rms_change'])}.{others_still}"
     )
     return Figure("What each way of computing moves", caption, [trace], shape)
 
