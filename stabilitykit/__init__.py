@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.landscape import Landscape as Landscape
     from stabilitykit.measurements.layer_profile import LayerProfile as LayerProfile
+    from stabilitykit.measurements.margins import Margins as Margins
     from stabilitykit.measurements.measure import measure as measure
     from stabilitykit.measurements.module_spectrum import ModuleSpectrum as ModuleSpectrum
     from stabilitykit.measurements.noise_models import Constant as Constant
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from stabilitykit.results.metric import Reading as Reading
     from stabilitykit.results.result import Result as Result
     from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
+    from stabilitykit.subjects.generation import Way as Way
     from stabilitykit.subjects.kernel import Kernel as Kernel
     from stabilitykit.subjects.measurable import Measurable as Measurable
     from stabilitykit.subjects.model_kernels import attention_kernels as attention_kernels
@@ -140,6 +142,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "GainByDtype",
     "Representability",
     "NoiseTest",
+    "Margins",
+    "Way",
     # kinds of noise
     "Perturbation",
     "UlpNoise",
@@ -201,6 +205,7 @@ _HOMES = {
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.landscape": ("Landscape",),
     "measurements.layer_profile": ("LayerProfile",),
+    "measurements.margins": ("Margins",),
     "measurements.measure": ("measure",),
     "measurements.module_spectrum": ("ModuleSpectrum",),
     "measurements.noise_models": (
@@ -236,6 +241,7 @@ _HOMES = {
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
     "subjects.causal_lm": ("CausalLMSubject",),
+    "subjects.generation": ("Way",),
     "subjects.kernel": ("Kernel",),
     "subjects.measurable": ("Measurable",),
     "subjects.model_kernels": ("attention_kernels", "model_kernels"),

@@ -21,6 +21,7 @@ class Profile:
     kind. `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     `processes`: fresh processes that are asked. `grid`: points on each axis of a map, in each of the `planes`.
     `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
+    `margins`: prompts that are continued (None for all), and tokens of each.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Profile:
     grid: int
     planes: tuple[tuple[str, str], ...]
     flips: tuple[tuple[str, ...], int, int]
+    margins: tuple[int | None, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -82,6 +84,7 @@ PROFILES = {
         grid=31,
         planes=(("v1", "v2"),),
         flips=(("v1", "v2"), 24, 8),
+        margins=(2, 12),
     ),
     "standard": Profile(
         "standard",
@@ -111,6 +114,7 @@ PROFILES = {
         grid=101,
         planes=(("v1", "v2"),),
         flips=(("v1", "v2", "v3", "v4", "v5"), 128, 16),
+        margins=(None, 64),
     ),
     "paper": Profile(
         "paper",
@@ -143,5 +147,6 @@ PROFILES = {
         grid=201,
         planes=(("v1", "v2"), ("v1", "v10"), ("v1", "v_last")),
         flips=(("v1", "v2", "v3", "v4", "v5"), 1000, 64),
+        margins=(None, 256),
     ),
 }

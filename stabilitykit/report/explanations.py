@@ -60,6 +60,13 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Next tokens",
+        "Whether the text that the model writes hangs by a thread, and which prompts would read differently elsewhere.",
+        {
+            "Margins": "Which prompts would another device continue with another token?",
+        },
+    ),
+    Chapter(
         "Parts",
         "Single operations, weights and blocks, at the inputs they have in the model.",
         {
@@ -138,6 +145,10 @@ GLOSSARY = {
     "absorbed": "A step so small that the rounded input does not change at all: it has no gain.",
     "smoothed gain": "The gain averaged over noise that both inputs share, without the bias that averaging brings.",
     "rounding noise": "What rounding adds to the output if every coordinate of the input moves by one ULP.",
+    "margin": "The largest logit less the next one: what a token is chosen by. An exact tie has none, and the token "
+    "with the lower id is taken.",
+    "flip forecast": "The chance that another device takes another token, from the token's margin and the noise that "
+    "other ways of computing the same text show here.",
     "flip rate": "The share of disturbed inputs after which the model would say another token.",
     "growth": "How many times larger a change is behind a block than before it, next to the length of the state.",
     "avalanche": "Rounding takes over: from this block on a change is more than twice as long as in exact arithmetic.",

@@ -19,6 +19,7 @@ from stabilitykit.report.figures import (
     jumps,
     kernels,
     landscape,
+    margins,
     noise,
     operators,
     parts,
@@ -71,6 +72,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "KernelPair": kernels.draw_pair,
     "Landscape": landscape.draw,
     "Zoom": landscape.draw,
+    "Margins": margins.draw,
 }
 
 

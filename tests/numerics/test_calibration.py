@@ -1,0 +1,49 @@
+"""Calibration tables and the area under the ROC curve, against brute force and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import stabilitykit as sk
+from stabilitykit.numerics.calibration import auc, calibration, exact_interval
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    random = np.random.Generator(np.random.PCG64(0))
+    scores = random.integers(0, 6, 60)  # many ties
+    events = random.integers(0, 3, 60) == 0
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[events] for b in scores[~events]]
+    assert auc(scores, events) == pytest.approx(np.mean(pairs))
+
+
+def test_auc_of_perfect_reversed_and_empty():
+    assert auc([1, 2, 3, 4], [False, False, True, True]) == 1.0
+    assert auc([4, 3, 2, 1], [False, False, True, True]) == 0.0
+    assert math.isnan(auc([1, 2], [True, True]))
+    assert math.isnan(auc([1, 2], [False, False]))
+    with pytest.raises(sk.UsageError, match="one number and one flag each"):
+        auc([1, 2], [True])
+
+
+@pytest.mark.parametrize(("events", "trials"), [(0, 7), (3, 11), (9, 9), (1, 1000)])
+def test_the_interval_is_scipys_exact_one(events, trials):
+    expected = stats.binomtest(events, trials).proportion_ci(0.95, method="exact")
+    assert exact_interval(events, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_nothing_is_known_without_trials():
+    assert exact_interval(0, 0) == (0.0, 1.0)
+
+
+def test_each_forecast_is_in_one_bin():
+    p = [0.0, 0.05, 0.1, 0.5, 0.99, 1.0]
+    rows = calibration(p, [False, False, True, False, True, True], (0.0, 0.1, 0.5, 1.0))
+    assert [(row["from"], row["forecasts"], row["seen"]) for row in rows] == [(0.0, 2, 0), (0.1, 1, 1), (0.5, 3, 2)]
+    assert [row["expected"] for row in rows] == pytest.approx([0.05, 0.1, 2.49])
+    assert rows[2]["rate"] == pytest.approx(2 / 3)
+
+
+def test_empty_bins_are_left_out():
+    assert [row["to"] for row in calibration([0.9], [True], (0.0, 0.5, 1.0))] == [1.0]
