@@ -9,7 +9,6 @@ from stabilitykit.errors import UsageError
 from stabilitykit.numerics.grid import Mask
 from stabilitykit.numerics.rounding import Floats
 
-
 _EDGE = 0.1
 
 
@@ -17,8 +16,8 @@ class Band(NamedTuple):
     """From the lowest prediction L of the first class to the highest of the second; nan for a flat map.
 
     `width` = max(0, high - low) is 0 where some threshold on L separates the classes. `share` of the cells lie in it.
-    `open`: less than a tenth of the map's predictions lies beyond one of its ends, so a larger map may hold a wider one.
-    The ends are those of the outermost cells: the width grows slowly with the number of cells.
+    `open`: less than a tenth of the map's range lies beyond one of its ends, so a larger map may hold a wider band. The
+    ends are those of the outermost cells: the width grows slowly with the number of cells.
     """
 
     low: float
