@@ -103,9 +103,12 @@ def grounded(
 
 def reading(subject: Subject) -> Subject:
     """Return the subject at its logits, proved once."""
-    if subject not in _readers:
-        _readers[subject] = reading_logits(subject)
-    return _readers[subject]
+    if subject in _readers:
+        return _readers[subject]
+    reader = reading_logits(subject)
+    if reader is not subject:  # a value that held its own key would never be let go of
+        _readers[subject] = reader
+    return reader
 
 
 def within(plane: Directions, subject: Subject) -> Directions:

@@ -1,7 +1,9 @@
 """Maps with planted answers: a straight decision, a checkerboard, noise, a flat region; and what a map is made of."""
 
+import gc
 import json
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -268,6 +270,24 @@ def test_at_the_tie_the_two_logits_are_equal():
     assert not (result.arrays["x0"] == X0.numpy()).all()
     assert 0.3 < values(result)["share_first"] < 0.7
     assert result.subject["x0_digest"] != result.subject["map_middle"]
+
+
+def test_the_ground_is_found_once_for_a_subject_and_goes_with_it():
+    subject = FunctionSubject(bent, X0, batch=4)
+    asked = Landscape(("v1", "v2"), span=SPAN, n=N, unit="abs", again=0)
+    first = measure(asked, subject)
+    second = measure(replace(asked, n=N + 2), subject)
+    assert first.execution.backwards > 1
+    assert second.execution.backwards == 0
+    assert second.arrays["x0"].tobytes() == first.arrays["x0"].tobytes()
+    other = measure(replace(asked, pair=(1, 0)), subject)
+    assert other.subject["pair"] == [1, 0]
+    moved = measure(replace(asked, at=X0 * 2), subject)
+    assert (moved.arrays["x0"] == 2 * X0.numpy()).all()
+    kept = weakref.ref(subject)
+    del subject
+    gc.collect()
+    assert kept() is None
 
 
 def test_directions_past_the_last_are_the_last():
