@@ -179,7 +179,7 @@ def test_a_span_in_noise_is_so_many_floors_across_the_line():
     reach = wide.arrays["e1"][-1]
     found = values(wide)
     assert reach * found["gradient_linear"] == pytest.approx(2.0**40 * found["noise_gap"])
-    with pytest.raises(UsageError, match="no slope in this plane"):
+    with pytest.raises(UnsupportedError, match="no slope in this plane"):
         asked(line, unit="noise", plane=torch.eye(4, dtype=torch.float64)[2:])
     ulp = asked(line, unit="ulp", span=64.0, n=3)
     assert ulp.arrays["e1"][-1] == 64 * float(spacing(X0).median())
@@ -204,7 +204,7 @@ def test_without_a_derivative_there_is_a_map_and_no_prediction():
     assert "linear" not in result.arrays
     assert [row["map"] for row in result.rows] == ["measured", "shuffled"]
     assert result.subject["texture"] == "unknown"
-    with pytest.raises(UsageError, match="no derivative"):
+    with pytest.raises(UnsupportedError, match="no derivative"):
         measure(Landscape(**{**how, "unit": "noise"}), Made(line, X0, batch=4))
 
 
