@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
     from stabilitykit.measurements.fate import Fate as Fate
+    from stabilitykit.measurements.flip_pair import FlipPair as FlipPair
+    from stabilitykit.measurements.flip_pair import flip_pair as flip_pair
+    from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
     from stabilitykit.measurements.submodule_profile import SubmoduleProfile as SubmoduleProfile
+    from stabilitykit.measurements.tie_point import TiePoint as TiePoint
+    from stabilitykit.measurements.tie_solver import tie_point as tie_point
+    from stabilitykit.measurements.ties import Tie as Tie
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
@@ -106,6 +112,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Staircase",
     "Regimes",
     "Rotation",
+    "Tie",
+    "FlipScan",
     "Landscape",
     "Zoom",
     "SingularSpectrum",
@@ -135,6 +143,11 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Metric",
     "StabilityFailure",
     "read",
+    # two tokens that tie, and the smallest flip between them
+    "tie_point",
+    "TiePoint",
+    "flip_pair",
+    "FlipPair",
     # inputs, and bits
     "strategies",
     "singular_vectors",
@@ -167,6 +180,8 @@ _HOMES = {
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
     "measurements.fate": ("Fate",),
+    "measurements.flip_pair": ("FlipPair", "flip_pair"),
+    "measurements.flip_scan": ("FlipScan",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.kernel_pair": ("KernelPair",),
@@ -193,6 +208,9 @@ _HOMES = {
     "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
+    "measurements.tie_point": ("TiePoint",),
+    "measurements.tie_solver": ("tie_point",),
+    "measurements.ties": ("Tie",),
     "measurements.zoom": ("Zoom",),
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),

@@ -19,6 +19,7 @@ class Profile:
     changed inputs of each that are followed. `stairs`: distinct inputs of a staircase. `turns`: shifts of a rotation.
     `chain`: depth and dim of a chain of matrices. `rows`, `tries`: rows a kernel is given at once, and inputs of each
     kind.
+    `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
     `grid`: points on each axis of a map, in each of the `planes`.
     `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     """
@@ -46,6 +47,7 @@ class Profile:
     chain: tuple[int, int]
     rows: tuple[int, ...]
     tries: int
+    flips: tuple[tuple[str, ...], int, int]
     grid: int
     planes: tuple[tuple[str, str], ...]
 
@@ -76,6 +78,7 @@ PROFILES = {
         chain=(12, 256),
         rows=(1, 2, 8),
         tries=1,
+        flips=(("v1", "v2"), 24, 8),
         grid=31,
         planes=(("v1", "v2"),),
     ),
@@ -103,6 +106,7 @@ PROFILES = {
         chain=(12, 1024),
         rows=(1, 2, 3, 8, 16, 64),
         tries=4,
+        flips=(("v1", "v2", "v3", "v4", "v5"), 128, 16),
         grid=101,
         planes=(("v1", "v2"),),
     ),
@@ -133,6 +137,7 @@ PROFILES = {
         chain=(12, 4096),
         rows=(1, 2, 3, 4, 7, 8, 15, 16, 33, 64, 128),
         tries=16,
+        flips=(("v1", "v2", "v3", "v4", "v5"), 1000, 64),
         grid=201,
         planes=(("v1", "v2"), ("v1", "v10"), ("v1", "v_last")),
     ),

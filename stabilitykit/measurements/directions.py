@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -60,6 +60,11 @@ def vectors_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         _folder.reset(token)
+
+
+def derived_folder() -> Path | None:
+    """Return the folder that workers share what they derive from a subject through, if there is one."""
+    return _folder.get()
 
 
 def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]]:
@@ -141,7 +146,7 @@ def singular(subject: Subject, count: int) -> Singular:
     if count > H:
         raise UsageError(f"v{count} does not exist: the input has {H} coordinates")
     described = subject.describe()
-    key, named = _key(subject, described), "model_digest" in described
+    key, named = subject_key(subject), "model_digest" in described
     memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
     if cheaper_whole(subject, count):
         key += "-all"
@@ -176,8 +181,9 @@ def _compute(subject: Subject, count: int) -> Singular:
     return Singular(triplets.sigma, triplets.v)
 
 
-def _key(subject: Subject, described: Mapping[str, Any]) -> str:
-    identity = {key: value for key, value in described.items() if key not in ("batch", "proofs")}
+def subject_key(subject: Subject, without: Sequence[str] = ("batch", "proofs")) -> str:
+    """Return the digest of a subject's description and numeric environment, by which what is derived of it is kept."""
+    identity = {key: value for key, value in subject.describe().items() if key not in without}
     setting = numeric_key(environment(getattr(subject, "loaded", None)))
     text = json.dumps([to_plain(identity), setting, type(subject).__qualname__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

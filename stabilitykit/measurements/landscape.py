@@ -15,7 +15,7 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.directions import Directions, count, number_within, products_for
-from stabilitykit.measurements.ground import Ground, Pair, ground
+from stabilitykit.measurements.ground import TIE_BATCH, Ground, Pair, ground
 from stabilitykit.measurements.judged import array
 from stabilitykit.measurements.map_readings import METRICS, MapReading
 from stabilitykit.measurements.steps import UNITS, length_of
@@ -106,7 +106,8 @@ class Landscape(Measurement):
         """Return what finding the middle and the directions costs, products counted as backwards."""
         tied = not isinstance(self.at, Tensor) and self.at == "tie"
         named = [number_within(one, subject) for one in self.plane] if isinstance(self.plane, Sequence) else []
-        tie = Cost(forwards=BATCHES_TO_A_TIE * subject.batch, backwards=GRADIENTS) if tied else Cost()
+        rows = min(subject.batch, TIE_BATCH)
+        tie = Cost(forwards=(BATCHES_TO_A_TIE + 1) * rows, backwards=GRADIENTS) if tied else Cost()
         return tie + Cost(backwards=products_for(named, subject))
 
     def find(self, subject: Subject) -> Finding:

@@ -120,6 +120,12 @@ def reading_logits(subject: Subject) -> Subject:
     raise UnsupportedError(f"{subject.name} has no logits, so no two tokens of it can tie")
 
 
+def lanes(subject: Subject) -> int:
+    """Return how many inputs one batch answers with the bits of slot 0: all slots proved equal to it, else that one."""
+    proofs = getattr(subject, "proofs", None)
+    return subject.batch if proofs is not None and proofs.slots_equal else 1
+
+
 def pair_of(subject: Subject, pair: tuple[int, int] | None) -> tuple[int, int]:
     """Return the two tokens with the largest logits at x0, or the given ones; UsageError for what is no pair."""
     z = subject.baseline[0]

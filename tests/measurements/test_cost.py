@@ -7,7 +7,7 @@ import stabilitykit as sk
 from stabilitykit import strategies
 from stabilitykit.profile import PROFILES
 
-CAP = 18_000
+CAP = 16_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
 
 
@@ -20,6 +20,7 @@ def suite(profile, loaded):
     """Return what the ready-made suite asks, as (measurement, subject) pairs."""
     prefill = sk.CausalLMSubject(loaded, "The capital of France is")
     decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
+    tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=8, site="logits")
     rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
@@ -53,6 +54,9 @@ def suite(profile, loaded):
         (sk.Fate(directions=rays[: profile.fates[0]], cells=profile.fates[1]), decode),
         (sk.Staircase(n=profile.stairs), decode),
         (sk.Rotation(shifts=profile.turns), decode),
+        (sk.Tie(), tied),
+        (sk.FlipScan(profile.flips[0], points=profile.flips[1], cells=profile.flips[2]), tied),
+        (sk.FlipScan(("v1",), at="prompt"), tied),
         *((sk.Landscape(plane, n=profile.grid), decode) for plane in profile.planes),
         (sk.Zoom(sk.Landscape(n=profile.grid), n=profile.grid), decode),
         (sk.WeightGain(), prefill),

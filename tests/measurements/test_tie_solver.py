@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements import tie_store
+from stabilitykit.measurements.directions import vectors_in
 from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, tie_point
+from stabilitykit.measurements.tie_store import tie_of
 from stabilitykit.numerics.bits import bits_equal, spacing
 
 W = torch.tensor([[1.0, 2.0, -1.0], [0.5, -1.0, 2.0], [-3.0, 0.0, 0.25]])
@@ -217,3 +220,39 @@ def test_smollm2_ties(dtype, path):
     assert set(z.topk(2).indices.tolist()) == set(tie.pair)
     assert 0.05 < tie.relative_distance < 0.5
     assert math.isfinite(tie.gap0)
+
+
+def test_one_solve_serves_all_who_ask(tmp_path):
+    """In memory by description and batch, through the folder as another worker reads it, and refusals as well."""
+    loaded = sk.load("tiny")
+    subject = sk.CausalLMSubject(loaded, "Once upon a time", path="decode", site="logits")
+    tie_store._memory.clear()
+    with vectors_in(tmp_path):
+        first = tie_of(subject)
+        spent = vars(subject.counter).copy()
+        assert tie_of(sk.CausalLMSubject(loaded, "Once upon a time", path="decode", counter=subject.counter)) is first
+        tie_store._memory.clear()
+        stored = tie_of(subject)
+    assert vars(subject.counter) == spent
+    assert bits_equal(stored.x, first.x)
+    assert {**vars(stored), "x": 0, "x0": 0} == {**vars(first), "x": 0, "x0": 0}
+    assert tie_of(subject.with_batch(2)).batch == 2
+    flat = sk.FunctionSubject(lambda X: torch.cat([X * 0 + 1, X * 0], 1), torch.tensor([1.0]))
+    for _ in range(2):
+        with pytest.raises(sk.UnsupportedError, match="no way to go"):
+            tie_of(flat)
+    assert flat.counter.backwards == 1
+
+
+def test_a_step_that_would_let_a_third_token_first_is_halved():
+    """A full step of 1 lowers |g| from 1 to 0.5 where token 2 is far ahead; half of it stays where the pair leads."""
+
+    def trap(X):
+        x = X[:, :1]
+        third = torch.where((x > 0.9) & (x < 1.1), 50.0, -9.0)
+        return torch.cat([5 - x - x**2 / 2, x * 0 + 4, third], 1)
+
+    tie = tie_point(sk.FunctionSubject(trap, torch.tensor([0.0])))
+    steps = [row["distance"] for row in tie.trace if row["kind"] == "newton"]
+    assert steps[:2] == [1.0, 0.5]
+    assert tie.distance == pytest.approx(math.sqrt(3) - 1, rel=1e-6)

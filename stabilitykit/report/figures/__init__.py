@@ -29,6 +29,7 @@ from stabilitykit.report.figures import (
     stability_spectrum,
     staircase,
     submodules,
+    ties,
 )
 from stabilitykit.report.figures.figure import Figure
 
@@ -51,6 +52,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "FirstChange": changes.draw,
     "Staircase": staircase.draw,
     "Rotation": rotation.draw,
+    "Tie": ties.draw_tie,
+    "FlipScan": ties.draw_scan,
     "LayerProfile": profiles.draw,
     "SubmoduleProfile": submodules.draw,
     "ModuleSpectrum": parts.draw,
