@@ -103,6 +103,8 @@ def test_the_legend_counts_what_is_drawn(straight: Result) -> None:
     assert f"“0” in {first} cells, “1” in {289 - first}." in figure.caption
     assert sum(value == 1 for row in heat(figure)["z"] for value in row) == first
     assert "another" not in str(figure.to_dict())
+    bare = replace(straight, arrays={k: array for k, array in straight.arrays.items() if k != "third"})
+    assert heat(figures(bare)[1])["z"] == heat(figure)["z"]
     third = np.zeros((17, 17), dtype=bool)
     third[2, 3] = True
     other = figures(replace(straight, arrays={**straight.arrays, "third": third}))[1]
