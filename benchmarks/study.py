@@ -43,6 +43,8 @@ def procedures() -> dict[str, Procedure]:
         "exp2 v1": Procedure("DirectionalGain, noise", lambda H: 28 * (2 + 2 * 2000) + 1),
         "exp2 v2": Procedure("DirectionalGain, noise", lambda H: 28 * (2 + 2 * noise) + 1),
         "exp5": Procedure("SubmoduleProfile", lambda H: 3),
+        "exp6 part 1": Procedure("Tie", lambda H: 502, jacobians=0),
+        "exp6 part 2": Procedure("FlipScan", lambda H: 10_010),
         "exp11": Procedure("Rotation", lambda H: 640, lambda H: 320, rotations),
         "exp12": Procedure("StabilityFan", lambda H: 32_000, lambda H: 1000, boundaries),
         "exp13": Procedure("StabilitySpectrum", lambda H: 32 * H, lambda H: H, boundaries),

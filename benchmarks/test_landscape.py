@@ -7,7 +7,7 @@ import torch
 
 import stabilitykit as sk
 
-N, SAMPLE, CLOSER = 101, 48, 2.0**17
+N, SAMPLE, CLOSER = 101, 48, 2.0**16
 
 
 def test_a_map_of_101_x_101_against_a_forward_a_cell(benchmark, prefill, decode, capsys):
@@ -31,7 +31,7 @@ def test_a_map_of_101_x_101_against_a_forward_a_cell(benchmark, prefill, decode,
             f"\nlandscape, {N} x {N}, decode, batch 64: {forwards} forwards of one token, {ours:.1f} s "
             f"({1e3 * ours / forwards:.2f} ms each), {int(result.readings['inputs'].value)} distinct inputs\n"
             f"study, prefill, batch 1, all logits: {N * N} forwards of {len(prefill.ids)} tokens, {cost:.0f} s scaled "
-            f"from {SAMPLE} cells ({1e3 * theirs / SAMPLE:.1f} ms each)\nratio of time {cost / ours:.1f}; the same token in "
+            f"from {SAMPLE} cells ({1e3 * theirs / SAMPLE:.0f} ms each)\nratio of time {cost / ours:.1f}; one token in "
             f"{int(equal.sum())} of {SAMPLE} cells, in {int(equal[clear].sum())} of {int(clear.sum())} beyond the "
             f"noise\n{CLOSER:.0f} times closer: {int(near.readings['inputs'].value)} distinct inputs of {N * N} cells, "
             f"{near.execution.forwards} forwards"

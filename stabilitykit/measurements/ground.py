@@ -12,16 +12,22 @@ from torch import Tensor
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.directions import Directions, number_within, resolve
 from stabilitykit.measurements.logit_gap import LogitGap, names
-from stabilitykit.measurements.tie_point import TiePoint, pair_of, reading_logits
-from stabilitykit.measurements.tie_solver import tie_point
+from stabilitykit.measurements.tie_point import pair_of, reading_logits
+from stabilitykit.measurements.tie_store import tie_of
 from stabilitykit.numerics.digest import digest
 from stabilitykit.numerics.plane import Plane
 from stabilitykit.subjects.subject import Subject
 
 Pair = tuple[int, int]
 
+TIE_BATCH = 8
+"""Rows of a batch in which the tie is sought, where the map has more: a search asks few inputs at a time.
+
+The middle is an input and no output: how near the tie it is in the map's own batch is read there, and is within noise.
+"""
+
 _readers: WeakKeyDictionary[Subject, Subject] = WeakKeyDictionary()
-_ties: WeakKeyDictionary[Subject, dict[Pair | None, TiePoint]] = WeakKeyDictionary()
+_seekers: WeakKeyDictionary[Subject, Subject] = WeakKeyDictionary()
 _grounds: WeakKeyDictionary[Subject, dict[str, Ground]] = WeakKeyDictionary()
 
 
@@ -66,7 +72,7 @@ def _ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Direct
     if isinstance(at, Tensor):
         x, chosen = at, pair_of(reader.at(at, proved=False), pair)
     elif at == "tie":
-        tie = _tie(subject, reader, pair)
+        tie = tie_of(seeking(subject), pair)
         x, chosen = tie.x.to(subject.x0), tie.pair
         said = {"tie_distance": tie.distance, "tie_gap_ulp": tie.gap_ulp}
     else:
@@ -103,9 +109,22 @@ def grounded(
 
 def reading(subject: Subject) -> Subject:
     """Return the subject at its logits, proved once."""
-    if subject not in _readers:
-        _readers[subject] = reading_logits(subject)
-    return _readers[subject]
+    if subject in _readers:
+        return _readers[subject]
+    reader = reading_logits(subject)
+    if reader is not subject:  # a value that held its own key would never be let go of
+        _readers[subject] = reader
+    return reader
+
+
+def seeking(subject: Subject) -> Subject:
+    """Return the subject at its logits in batches of at most TIE_BATCH, proved once."""
+    reader = reading(subject)
+    if subject.batch <= TIE_BATCH:
+        return reader
+    if subject not in _seekers:
+        _seekers[subject] = reader.with_batch(TIE_BATCH)
+    return _seekers[subject]
 
 
 def within(plane: Directions, subject: Subject) -> Directions:
@@ -114,10 +133,3 @@ def within(plane: Directions, subject: Subject) -> Directions:
         return plane
     numbers = [number_within(one, subject) for one in plane]
     return [f"{'-' * str(one).startswith('-')}v{n}" if n else one for one, n in zip(plane, numbers, strict=True)]
-
-
-def _tie(subject: Subject, reader: Subject, pair: Pair | None) -> TiePoint:
-    found = _ties.setdefault(subject, {})
-    if pair not in found:
-        found[pair] = tie_point(reader, pair)
-    return found[pair]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.directions import Directions, count, number_within, products_for
-from stabilitykit.measurements.ground import Ground, Pair, ground
+from stabilitykit.measurements.ground import TIE_BATCH, Ground, Pair, ground
 from stabilitykit.measurements.judged import array
 from stabilitykit.measurements.map_readings import METRICS, MapReading
 from stabilitykit.measurements.steps import UNITS, length_of
@@ -52,9 +52,9 @@ class Landscape(Measurement):
 
     Arrays: `D`, `linear`, `inputs` (number of the input), `third`, `gradient` (n, n), `entropy` (n - 4, n - 4), `e1`,
     `e2` (n,), `directions` (2, H), `x0` (H,), and the names `plane`, `pair`, `tokens`. nan: flat maps, no derivatives.
-    UsageError for impossible parameters, UnsupportedError without logits or without a tie. Cost: a forward with the
-    head for each distinct input and each repeated one, the tie, the vectors there, and a noise floor. Source: the
-    study's experiment 7, `Landscape.study()`.
+    UsageError for impossible parameters, UnsupportedError without logits, a tie, or a slope that unit "noise" needs.
+    Cost: a forward with the head for each distinct input and each repeated one, the tie, the vectors there, and a noise
+    floor. Source: the study's experiment 7, `Landscape.study()`.
     """
 
     plane: Directions = ("v1", "v2")
@@ -99,14 +99,15 @@ class Landscape(Measurement):
             raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound where a tie is as near as it is as a rule: all inputs distinct, noise floor and tie included."""
+        """Upper bound: all inputs distinct and found for the first time, tie, vectors and noise floor included."""
         return map_cost(subject, self.n, self.again) + self.ground_cost(subject)
 
     def ground_cost(self, subject: Subject) -> Cost:
         """Return what finding the middle and the directions costs, products counted as backwards."""
         tied = not isinstance(self.at, Tensor) and self.at == "tie"
         named = [number_within(one, subject) for one in self.plane] if isinstance(self.plane, Sequence) else []
-        tie = Cost(forwards=BATCHES_TO_A_TIE * subject.batch, backwards=GRADIENTS) if tied else Cost()
+        rows = min(subject.batch, TIE_BATCH)
+        tie = Cost(forwards=(BATCHES_TO_A_TIE + 1) * rows, backwards=GRADIENTS) if tied else Cost()
         return tie + Cost(backwards=products_for(named, subject))
 
     def find(self, subject: Subject) -> Finding:
@@ -168,7 +169,7 @@ def _noise_step(found: Ground, noise: float) -> float:
     steepness = math.hypot(*slope) if slope else 0.0
     if not steepness:
         why = "there is no derivative" if slope is None else "the difference has no slope in this plane"
-        raise UsageError(f"unit 'noise' needs a slope, and {why}; give the span in 'ulp', 'rel' or 'abs'")
+        raise UnsupportedError(f"unit 'noise' needs a slope, and {why}; give the span in 'ulp', 'rel' or 'abs'")
     return noise / steepness
 
 
@@ -207,6 +208,6 @@ def mapped(found: Ground, bounds: Bounds, noise: float, asked: Any) -> Finding:
             "pair": np.array(found.gap.pair),
             "tokens": np.array(found.tokens, dtype=np.str_),
         },
-        noise=f"{noise:.3g} logits: two equal evaluations of the middle differ by no more, and a ULP is no less",
+        noise=f"{noise:.3g} logits: what equal evaluations of the middle differ by, and at least a ULP of the logit",
         about={**found.about, "texture": read.name},
     )

@@ -24,6 +24,7 @@ MAX_ULP = 2.0
 """The residual that is accepted as a tie."""
 
 _HALVINGS, _REACHES = 6, 16
+_SHARE = 0.25
 _NOISE = 16
 """Within so many ULP of the logit rounding may keep |g| from falling; halving a step there more than once is idle."""
 
@@ -34,11 +35,11 @@ def tie_point(
     """Return the input near x0 at which the two tokens of `pair` (default: the two largest logits of x0) tie.
 
     g(x) = z_a - z_b of the model's own logits, scale, cap and bias included. Steps x <- x - g grad / |grad|^2, halved
-    while |g| does not fall; then bisection between opposite signs, first along the segment, then one ULP of one
-    coordinate at a time, until an equality of bits or two neighbours. The best of all inputs tried is accepted if it is
-    within `max_ulp` of the larger logit; with `equal="probabilities"` of the larger probability, which softmax in the
-    logits' own dtype may give to many inputs with other logits. Everything is asked in slot 0 of the subject's batch,
-    on its path.
+    while |g| does not fall or a third token would come first; then bisection between opposite signs, first along the
+    segment, then one ULP of one coordinate at a time, until an equality of bits or two neighbours. The best of all
+    inputs tried is accepted if it is within `max_ulp` of the larger logit; with `equal="probabilities"` of the larger
+    probability, which softmax in the logits' own dtype may give to many inputs with other logits. Everything is asked
+    in slot 0 of the subject's batch, on its path.
 
     UsageError for a pair that cannot be meant; UnsupportedError, in one sentence, where there is no gradient, where it
     does not converge, or where a third token lies above one of the pair at the end. Cost: 4 to 8 gradients and 10 to 30
@@ -113,15 +114,28 @@ class _Search:
     def _newton(self, here: Seen) -> Seen:
         """Step until within a ULP of the logit or until nothing falls, and return the best input."""
         while abs(here.gap) > here.ulp and self._open() and self.gradients < GRADIENTS - 1:
-            step = -here.gap * self._toward(here.x)
-            for halving in range(1 if abs(here.gap) <= _NOISE * here.ulp else _HALVINGS):
-                there = self._ask((here.x.double() + step / 2**halving).to(here.x.dtype)[None], "newton")[0]
-                if abs(there.gap) < abs(here.gap) or not self._open():
-                    break
-            if abs(there.gap) >= abs(here.gap):
+            there = self._step(here, -here.gap * self._toward(here.x))
+            if there is None:
                 break
             here = there
         return here
+
+    def _step(self, here: Seen, step: Tensor) -> Seen | None:
+        """Return the longest of the halved steps that lowers |g| by a quarter of what it promises; None if none does.
+
+        A pair that leads stays ahead of all other tokens, if a step that short lowers |g| at all: a long one may land
+        where the pair is as far behind as equal.
+        """
+        lower = None
+        for halving in range(1 if abs(here.gap) <= _NOISE * here.ulp else _HALVINGS):
+            there = self._ask((here.x.double() + step / 2**halving).to(here.x.dtype)[None], "newton")[0]
+            if abs(there.gap) < abs(here.gap) * (1 - _SHARE / 2**halving):
+                if there.pair_leads or not here.pair_leads:
+                    return there
+                lower = lower or there
+            if not self._open():
+                break
+        return lower
 
     def _toward(self, x: Tensor) -> Tensor:
         """Return grad / |grad|^2 at x, float64: the shortest step that raises g by 1 as far as g is linear."""

@@ -9,12 +9,15 @@ from stabilitykit.errors import UsageError
 from stabilitykit.numerics.grid import Mask
 from stabilitykit.numerics.rounding import Floats
 
+_EDGE = 0.1
+
 
 class Band(NamedTuple):
     """From the lowest prediction L of the first class to the highest of the second; nan for a flat map.
 
     `width` = max(0, high - low) is 0 where some threshold on L separates the classes. `share` of the cells lie in it.
-    `open`: it reaches an end of the map's predictions, so a larger map may hold a wider one.
+    `open`: less than a tenth of the map's range lies beyond one of its ends, so a larger map may hold a wider band. The
+    ends are those of the outermost cells: the width grows slowly with the number of cells.
     """
 
     low: float
@@ -34,7 +37,9 @@ def mixed_band(L: Floats, B: Mask) -> Band:
     if high <= low:
         return Band(low, high, 0.0, 0.0, False)
     inside = (low <= L) & (high >= L)
-    return Band(low, high, high - low, float(inside.mean()), low == float(L.min()) or high == float(L.max()))
+    least, most = float(L.min()), float(L.max())
+    beyond = min(low - least, most - high)
+    return Band(low, high, high - low, float(inside.mean()), beyond < _EDGE * (most - least))
 
 
 class Fit(NamedTuple):

@@ -138,10 +138,19 @@ def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_smollm2_flips_by_one_ulp_in_a_fresh_process(tmp_path, dtype):
-    """The capital of France changes with the last bit of one of 576 numbers."""
-    subject = sk.CausalLMSubject(sk.load("smollm2", dtype=dtype), "The capital of France is", path="decode")
+@pytest.mark.parametrize(
+    ("dtype", "prompt"),
+    [
+        ("float32", "The capital of France is"),
+        ("float32", "def add(a, b):\n    return"),
+        ("float32", "Die Hauptstadt von Deutschland ist"),
+        ("bfloat16", "The capital of France is"),
+    ],
+)
+def test_smollm2_flips_by_one_ulp_in_a_fresh_process(tmp_path, dtype, prompt):
+    """A tie within 2 ULP, and a next token that changes with the last bit of one of 576 numbers: twenty in ties.md."""
+    subject = sk.CausalLMSubject(sk.load("smollm2", dtype=dtype), prompt, path="decode", site="logits")
+    assert sk.tie_point(subject).gap_ulp <= 2
     pair = sk.flip_pair(subject)
     is_minimal(pair)
     done = run(pair.save(tmp_path), cwd=tmp_path)

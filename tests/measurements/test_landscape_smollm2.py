@@ -38,13 +38,15 @@ def value(result, name):
 
 
 def test_the_two_tokens_mix_in_a_band_and_the_line_stands_outside(whole):
+    """How many floors wide the band is depends on the floor at the tie, which differs by factors between ties."""
     assert whole.subject["tokens"] == [" Paris", " the"]
     assert value(whole, "unrepeated") == 0
     assert value(whole, "repeated") == value(whole, "inputs") == 225
-    assert 2 < value(whole, "band_over_noise") < 16
+    assert 0 < value(whole, "band_over_noise") < 16
+    assert 0.3 < value(whole, "linear_rms_over_noise") < 8
     assert value(whole, "flip_ratio_outside") == 0
     assert 0.8 < value(whole, "linear_agreement") < 1
-    assert 0.02 < value(whole, "roughness") < 0.6
+    assert value(whole, "roughness") < 0.6
     assert value(whole, "moran_z") > 5
     assert value(whole, "share_third") == 0
     assert abs(value(whole, "gap")) <= 2 * value(whole, "noise_gap")

@@ -242,3 +242,17 @@ def test_one_solve_serves_all_who_ask(tmp_path):
         with pytest.raises(sk.UnsupportedError, match="no way to go"):
             tie_of(flat)
     assert flat.counter.backwards == 1
+
+
+def test_a_step_that_would_let_a_third_token_first_is_halved():
+    """A full step of 1 lowers |g| from 1 to 0.5 where token 2 is far ahead; half of it stays where the pair leads."""
+
+    def trap(X):
+        x = X[:, :1]
+        third = torch.where((x > 0.9) & (x < 1.1), 50.0, -9.0)
+        return torch.cat([5 - x - x**2 / 2, x * 0 + 4, third], 1)
+
+    tie = tie_point(sk.FunctionSubject(trap, torch.tensor([0.0])))
+    steps = [row["distance"] for row in tie.trace if row["kind"] == "newton"]
+    assert steps[:2] == [1.0, 0.5]
+    assert tie.distance == pytest.approx(math.sqrt(3) - 1, rel=1e-6)

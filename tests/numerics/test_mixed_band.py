@@ -34,6 +34,11 @@ def test_a_band_that_reaches_an_end_is_open():
     B = L >= 0
     B[0, 0] = True
     assert mixed_band(L, B).open
+    for near, wide in ((1, True), (3, False)):
+        B = L >= 0
+        B[near, 0] = True
+        assert mixed_band(L, B).open is wide
+        assert mixed_band(-L, ~B).open is wide
     assert mixed_band(L, np.random.default_rng(0).random(L.shape) < 0.5).share == 1
 
 

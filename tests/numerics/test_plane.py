@@ -43,17 +43,18 @@ def test_on_an_axis_the_rule_is_that_of_a_ray(dtype):
     assert bits_equal(Plane(x0, h1, h2).at(0 * steps, steps), perturb(x0, h2, torch.from_numpy(steps)))
 
 
-def test_the_sum_is_rounded_to_the_dtype_once():
-    """Against fractions: three float64 roundings, then the nearest float32 of that."""
-    x0, h1, h2 = drawn(0), drawn(1, torch.float64), drawn(2, torch.float64)
-    a, b = 3.1e-7, -2.7e-7
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.float32, 1e-7), (torch.float64, 1e-16)])
+def test_the_products_are_added_first_and_the_sum_is_rounded_once(dtype, unit):
+    """Against fractions: three float64 roundings, then the nearest number of the dtype."""
+    x0, h1, h2 = drawn(0, dtype), drawn(1, torch.float64), drawn(2, torch.float64)
+    a, b = 3.1 * unit, -2.7 * unit
     x = Plane(x0, h1, h2).at(np.array([a]), np.array([b]))[0]
     for i in range(H):
         first = float(Fraction(a) * Fraction(float(h1[i])))
         second = float(Fraction(b) * Fraction(float(h2[i])))
         moved = float(Fraction(first) + Fraction(second))
         total = float(Fraction(float(x0[i])) + Fraction(moved))
-        assert float(x[i]) == float(np.float32(total))
+        assert float(x[i]) == (float(np.float32(total)) if dtype == torch.float32 else total)
 
 
 def test_the_rule_of_the_study_rounds_twice():
@@ -63,7 +64,7 @@ def test_the_rule_of_the_study_rounds_twice():
     assert bits_equal(Plane(x0, h1, h2, "p32").at(np.array([a]), np.array([b]))[0], torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize("span", [1e-8, 2.5e-7, 1.0, 3e-6])
+@pytest.mark.parametrize("span", [1e-8, 2.5e-7, 1.0, 3e-6, 1.9127555772777218])
 @pytest.mark.parametrize("n", [3, 31, 101, 201, 999])
 def test_an_axis_has_exact_ends_and_an_exact_middle(span, n):
     e = axis(-span, span, n)

@@ -17,6 +17,8 @@ import stabilitykit as sk
 from stabilitykit.measurements.measure import combine
 from stabilitykit.report.figures import Figure, figures
 from stabilitykit.report.figures.map_panel import exponent
+from stabilitykit.report.html import page
+from stabilitykit.results.record import Record, Run
 from stabilitykit.results.result import Result
 from stabilitykit.subjects.subject import FunctionSubject
 
@@ -101,6 +103,8 @@ def test_the_legend_counts_what_is_drawn(straight: Result) -> None:
     assert f"“0” in {first} cells, “1” in {289 - first}." in figure.caption
     assert sum(value == 1 for row in heat(figure)["z"] for value in row) == first
     assert "another" not in str(figure.to_dict())
+    bare = replace(straight, arrays={k: array for k, array in straight.arrays.items() if k != "third"})
+    assert heat(figures(bare)[1])["z"] == heat(figure)["z"]
     third = np.zeros((17, 17), dtype=bool)
     third[2, 3] = True
     other = figures(replace(straight, arrays={**straight.arrays, "third": third}))[1]
@@ -160,11 +164,20 @@ def test_a_large_map_is_thinned_and_stays_small(rough: Result) -> None:
 def test_tokens_and_directions_are_no_markup(straight: Result) -> None:
     arrays = {**straight.arrays, "tokens": np.array([HOSTILE, "<b>&"]), "plane": np.array([HOSTILE, "<i>"])}
     for figure in figures(replace(straight, arrays=arrays)):
-        text = json.dumps(figure.to_dict(), ensure_ascii=False) + figure.title + figure.caption
+        text = json.dumps(figure.to_dict(), ensure_ascii=False)
         assert "<script>" not in text
-        assert "<b>" not in text.replace("<br>", "")
+        assert "<b>" not in text
         assert "<i>" not in text
-        assert "\u202e" not in text
+        assert "\u202e" not in text + figure.title + figure.caption
+    assert "&lt;script&gt;" in json.dumps(figures(replace(straight, arrays=arrays))[1].to_dict())
+
+
+def test_the_page_escapes_tokens_in_captions_once(straight: Result, run: Run) -> None:
+    hostile = replace(straight, arrays={**straight.arrays, "tokens": np.array([HOSTILE, "<b>&"])})
+    text = page(run, [Record("landscape", "t.py::t", "pass", hostile)], ["landscape"])
+    assert "z(“&lt;script&gt;alert(1)&lt;...”) - z(“&lt;b&gt;&amp;”)" in text
+    assert "&amp;lt;" not in text.split("<script>")[0]
+    assert "<script>alert" not in text
 
 
 def test_what_holds_no_map_draws_nothing(straight: Result) -> None:

@@ -22,6 +22,7 @@ from stabilitykit.report.figures.figure import (
     rough,
 )
 from stabilitykit.report.figures.map_panel import Array, MapPanel, bar, exponent, square
+from stabilitykit.report.text import shortened, shown
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -40,7 +41,8 @@ def draw(result: Result) -> list[Figure]:
         return []
     e1, e2, linear = (_array(result, name) for name in ("e1", "e2", "linear"))
     names = [str(name) for name in _array(result, "plane")]
-    tokens = [f"“{label(token, 20)}”" for token in _array(result, "tokens")]
+    # Titles and captions are escaped by the page; plotly's own labels need `label`.
+    tokens = [f"“{shortened(shown(token), 20)}”" for token in _array(result, "tokens")]
     panel = MapPanel(e1, e2, (names[0], names[1]))
     third = _array(result, "third")
     drawn = [
@@ -93,7 +95,7 @@ def _classes(panel: MapPanel, cells: Array, tokens: list[str], third: bool) -> l
     """Return cells of 1, the first token, 0, the second, and 2, another, in colours that the legend names."""
     steps = [[0, SECOND], [1 / 3, SECOND], [1 / 3, FIRST], [2 / 3, FIRST], [2 / 3, THIRD], [1, THIRD]]
     heat = panel.heat(cells, 0, "token", {"colorscale": steps, "zmin": -0.5, "zmax": 2.5, "showscale": False})
-    named = [*tokens, "another"] if third else tokens
+    named = [label(token) for token in tokens] + ["another"] * third
     heat["hovertemplate"] = heat["hovertemplate"].replace("<br>token %{z}", "")
     return [heat, *(square(color, name) for color, name in zip((FIRST, SECOND, THIRD), named, strict=False))]
 
