@@ -394,3 +394,14 @@ def test_a_probability_is_never_shown_as_certain():
     assert [percent(share) for share in shares] == [
         *("0 %", "< 0.01 %", "1.2 %", "5 %", "56.8 %", "> 99.9 %", "100 %"),
     ]
+
+
+def test_kernels_copies_and_ties_are_what_they_are_called():
+    """Eager attention and a float32 copy have bits of their own; a tie goes to the rival only if its id is lower."""
+    text = Text(sk.load("tiny", dtype="bfloat16"), "once upon a time", 20)
+    wide = sk.load("tiny", dtype="bfloat16").model.float()
+    one = decide(text, [sk.Way("prefill"), sk.Way("prefill", attention="eager")], 3, wide)
+    assert one.bits[1] != one.bits[2]
+    assert not np.array_equal(one.wide, one.logits[1])
+    assert one.rival_first.tolist() == [[int(r) < int(row[0]) for r in row[1:]] for row in one.rivals]
+    assert np.array_equal(one.head_margins[0], np.sort(one.heads[0])[:, ::-1][:, :1] - np.sort(one.heads[0])[:, -2::-1])
