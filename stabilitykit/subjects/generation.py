@@ -37,6 +37,19 @@ class Way:
     attention: str | None = None
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no way."""
+        for name, known in (("path", ("decode", "prefill")), ("attention", (None, "eager", "math"))):
+            if getattr(self, name) not in known:
+                said = ", ".join(str(one) for one in known)
+                raise UsageError(f"{name} {getattr(self, name)!r} of a way is not one of {said}")
+        for name in ("batch", "chunk", "threads"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UsageError(f"{name}={count} of a way computes nothing; give at least 1")
+        if self.chunk is not None and self.path == "decode":
+            raise UsageError("decoding runs one token at a time; pieces are of path='prefill'")
+
     @property
     def name(self) -> str:
         """Return e.g. `prefill, batch 8` or `prefill, eager attention`."""

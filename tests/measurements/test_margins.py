@@ -351,6 +351,36 @@ def test_what_cannot_be_meant_is_refused(how, sentence):
         sk.Margins(**how)
 
 
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"path": "sideways"}, "path 'sideways' of a way is not one of decode, prefill"),
+        ({"attention": "flash"}, "attention 'flash' of a way is not one of None, eager, math"),
+        ({"batch": 0}, "batch=0 of a way computes nothing"),
+        ({"path": "prefill", "chunk": 0}, "chunk=0 of a way computes nothing"),
+        ({"chunk": 3}, "decoding runs one token at a time"),
+    ],
+)
+def test_what_is_no_way_is_refused(how, sentence):
+    with pytest.raises(sk.UsageError, match=sentence):
+        sk.Way(**how)
+
+
+def test_a_way_says_what_it_is_and_what_it_costs():
+    ways = [
+        sk.Way(),
+        sk.Way("decode", 2),
+        sk.Way("prefill", 8),
+        sk.Way("prefill", chunk=3),
+        sk.Way("prefill", attention="math"),
+    ]
+    assert [way.name for way in ways] == [
+        *("decode", "decode, batch 2", "prefill, batch 8", "prefill in pieces of 3", "prefill, math attention"),
+    ]
+    assert [way.rows(prompt=5, tokens=9) for way in ways] == [9, 18, 8, 5, 1]
+    assert sk.Way("prefill", threads=1).name == "prefill, 1 thread"
+
+
 def test_a_text_beyond_the_context_is_refused():
     with pytest.raises(
         sk.UsageError, match="the prompt has 500 tokens and 20 are to follow, the model's context is 512"
@@ -364,3 +394,14 @@ def test_a_probability_is_never_shown_as_certain():
     assert [percent(share) for share in shares] == [
         *("0 %", "< 0.01 %", "1.2 %", "5 %", "56.8 %", "> 99.9 %", "100 %"),
     ]
+
+
+def test_kernels_copies_and_ties_are_what_they_are_called():
+    """Eager attention and a float32 copy have bits of their own; a tie goes to the rival only if its id is lower."""
+    text = Text(sk.load("tiny", dtype="bfloat16"), "once upon a time", 20)
+    wide = sk.load("tiny", dtype="bfloat16").model.float()
+    one = decide(text, [sk.Way("prefill"), sk.Way("prefill", attention="eager")], 3, wide)
+    assert one.bits[1] != one.bits[2]
+    assert not np.array_equal(one.wide, one.logits[1])
+    assert one.rival_first.tolist() == [[int(r) < int(row[0]) for r in row[1:]] for row in one.rivals]
+    assert np.array_equal(one.head_margins[0], np.sort(one.heads[0])[:, ::-1][:, :1] - np.sort(one.heads[0])[:, -2::-1])
