@@ -75,7 +75,7 @@ PROFILES = {
         chain=(12, 256),
         rows=(1, 2, 8),
         tries=1,
-        flips=(("v1", "v2"), 16, 8),
+        flips=(("v1", "v2"), 16, 4),
     ),
     "standard": Profile(
         "standard",
