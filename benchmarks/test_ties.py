@@ -58,8 +58,8 @@ def adam(subject: sk.Subject, pair: tuple[int, int]) -> tuple[float, float]:
         optimiser.zero_grad()
         z = subject.forward(x[None])[0]
         gap = z[pair[0]] - z[pair[1]]
-        if abs(float(gap)) < best:
-            best, moved = abs(float(gap)), float((x.detach() - subject.x0).norm())
+        if abs(float(gap.detach())) < best:
+            best, moved = abs(float(gap.detach())), float((x.detach() - subject.x0).norm())
         if best < 1e-8:
             break
         (gap**2).backward()
