@@ -15,16 +15,15 @@ def test_a_tie_by_adam_and_by_newton(benchmark, model, capsys):
     subject = sk.CausalLMSubject(model, "The capital of France is", site="logits")
     pair = tuple(subject.baseline[0].topk(2).indices.tolist())
     start = time.perf_counter()
-    best, moved = adam(subject, pair)
+    best, moved, steps = adam(subject, pair)
     seconds = time.perf_counter() - start
     tie = benchmark.pedantic(lambda: tie_point(subject, pair), rounds=3, iterations=1)
     again = benchmark.stats.stats.median
     assert abs(tie.gap) <= 2 * tie.ulp
     assert tie.backwards <= 10
-    assert best > abs(tie.gap)
     with capsys.disabled():
         print(
-            f"\nAdam, {STEPS} steps: gap {best:.3g}, moved {moved:.3g}, {seconds:.1f} s; Newton, {tie.backwards} "
+            f"\nAdam, {steps} steps: gap {best:.3g}, moved {moved:.3g}, {seconds:.1f} s; Newton, {tie.backwards} "
             f"gradients and {len(tie.trace)} inputs: gap {tie.gap:.3g}, moved {tie.distance:.3g}, {again:.2f} s; "
             f"{seconds / again:.0f} times"
         )
@@ -49,20 +48,21 @@ def test_the_scans_of_the_study_and_those_of_a_line(benchmark, model, capsys):
         )
 
 
-def adam(subject: sk.Subject, pair: tuple[int, int]) -> tuple[float, float]:
-    """Return the best |z_a - z_b| of 500 steps of Adam on its square, rate 1e-3, gradient clipped to length 1."""
+def adam(subject: sk.Subject, pair: tuple[int, int]) -> tuple[float, float, int]:
+    """Return the best |z_a - z_b|, the way to it, and the steps, of at most 500 of Adam on its square, rate 1e-3, gradient clipped to length 1."""
     x = subject.x0.clone().requires_grad_()
     optimiser = torch.optim.Adam([x], lr=1e-3)
-    best, moved = float("inf"), 0.0
-    for _ in range(STEPS):
+    best, moved, steps = float("inf"), 0.0, 0
+    while steps < STEPS:
+        steps += 1
         optimiser.zero_grad()
         z = subject.forward(x[None])[0]
         gap = z[pair[0]] - z[pair[1]]
-        if abs(float(gap)) < best:
-            best, moved = abs(float(gap)), float((x.detach() - subject.x0).norm())
+        if abs(float(gap.detach())) < best:
+            best, moved = abs(float(gap.detach())), float((x.detach() - subject.x0).norm())
         if best < 1e-8:
             break
         (gap**2).backward()
         torch.nn.utils.clip_grad_norm_([x], 1.0)
         optimiser.step()
-    return best, moved
+    return best, moved, steps

@@ -83,7 +83,7 @@ PROFILES = {
         processes=1,
         grid=21,
         planes=(("v1", "v2"),),
-        flips=(("v1", "v2"), 24, 8),
+        flips=(("v1", "v2"), 16, 4),
         margins=(2, 12),
     ),
     "standard": Profile(

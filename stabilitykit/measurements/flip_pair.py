@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements import flip_reproducer
+from stabilitykit.measurements.base import Cost
 from stabilitykit.measurements.tie_point import TiePoint, lanes, reading_logits
 from stabilitykit.measurements.tie_store import at_tie, tie_of
 from stabilitykit.numerics.between import Chain, segment
@@ -130,6 +131,11 @@ def flip_pair(subject: Subject, pair: tuple[int, int] | None = None, *, tie: Tie
         found[key] = _FlipSearch(subject, tie).find()
     low, high, tokens, logits = found[key]
     return FlipPair(low, high, tokens, logits, subject)
+
+
+def flipping(subject: Subject) -> Cost:
+    """Return what finding the pair takes as a rule, beside the tie."""
+    return Cost(forwards=24 * subject.batch, backwards=1)
 
 
 class _FlipSearch:

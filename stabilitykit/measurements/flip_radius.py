@@ -13,9 +13,11 @@ from stabilitykit.measurements.flip_lines import tokens_of
 from stabilitykit.numerics.lattice import perturb
 from stabilitykit.subjects.subject import Subject
 
-_PER_OCTAVE, _OCTAVES = 4, (-2, 5)
+_PER_OCTAVE, _OCTAVES = 2, (-2, 5)
 _ROUNDS = 2
-_BETWEEN = 16
+_BETWEEN = 8
+TRIED = _PER_OCTAVE * (_OCTAVES[1] - _OCTAVES[0]) + 1 + _ROUNDS * _BETWEEN
+"""Most inputs that one direction takes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def outward(
 ) -> Outward:
     """Go outward along `ray` (label, direction, slope of the gap), from a quarter to 32 times `radius`; narrow down.
 
-    The flip is the first of the inputs tried, narrowed twice to a sixteenth of the interval before it: an upper bound
+    The flip is the first of the inputs tried, narrowed twice to a ninth of the interval before it: an upper bound
     of the distance to another token along this direction, never the proof that nothing nearer flips.
     """
     label, direction, slope = ray

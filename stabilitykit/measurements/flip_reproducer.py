@@ -59,7 +59,10 @@ def load(place: str, found: dict[str, Any]) -> Any:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         place, dtype=dtype, attn_implementation=found["attention"], use_safetensors=True
     )
-    model = model.to(dtype).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    for weight in model.parameters():  # not the buffers: the angles of rotary embeddings stay in float32
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.data_ptr() % 64:
             tensor.data = tensor.data.clone()

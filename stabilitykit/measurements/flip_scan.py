@@ -15,8 +15,8 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.directions import Directions, Recipe, count, resolve
 from stabilitykit.measurements.flip_lines import Grid, Line, scan_line
-from stabilitykit.measurements.flip_pair import FlipPair, flip_pair
-from stabilitykit.measurements.flip_radius import Outward, outward
+from stabilitykit.measurements.flip_pair import FlipPair, flip_pair, flipping
+from stabilitykit.measurements.flip_radius import TRIED, Outward, outward
 from stabilitykit.measurements.flip_words import scanned, went_outward
 from stabilitykit.measurements.progress import bar
 from stabilitykit.measurements.tie_point import TiePoint, pair_of, reading_logits
@@ -117,14 +117,13 @@ class FlipScan(Measurement):
         return (*_SHARED, *(_AT_TIE if self.at == "tie" else _AT_PROMPT))
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound in rows."""
+        """As a rule in rows: solving the tie, its smallest flip, the lines; products for singular vectors beside."""
         B, rays = subject.batch, count(self.directions)
+        found = solving(subject) + flipping(subject) + Cost(backwards=30)
         if self.at == "prompt":
-            batches = (1 + 2 * rays) * math.ceil(61 / B)
-            return solving(subject) + Cost(forwards=B * (batches + 50 + 31), backwards=32)
+            return found + Cost(forwards=B * (1 + 2 * rays) * math.ceil(TRIED / B + 1), backwards=1)
         line = math.ceil((2 * (self.points + 2 * self.cells) + 1) / B)
-        found = Cost(forwards=B * ((1 + self.oracle) * rays * line + 4 + 50 + 31), backwards=2 + 30)
-        return solving(subject) + found
+        return found + Cost(forwards=B * ((1 + self.oracle) * rays * line + 4))
 
     def find(self, subject: Subject) -> Finding:
         """Scan the lines through the tie, or go outward from the prompt."""
@@ -233,7 +232,7 @@ class FlipScan(Measurement):
             "start_gap": gap,
             "third_tokens": sum(one.third for one in found),
             "directions": count(self.directions),
-            "inputs": 61 * len(rays),
+            "inputs": TRIED * len(rays),
         }
         return Finding(
             values,

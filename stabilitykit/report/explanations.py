@@ -50,6 +50,14 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Ties and flips",
+        "Where two tokens have equal logits rounding decides between them: how far that is, and what flips the token.",
+        {
+            "Tie": "How far is the input at which the two likeliest tokens have equal logits?",
+            "FlipScan": "Along a line, which of the two tokens wins, and is it the function that decides or rounding?",
+        },
+    ),
+    Chapter(
         "Propagation",
         "What happens to a tiny change inside the model, from block to block and module to module.",
         {
@@ -150,6 +158,10 @@ GLOSSARY = {
     "flip forecast": "The chance that another device takes another token, from the token's margin and the noise that "
     "other ways of computing the same text show here.",
     "flip rate": "The share of disturbed inputs after which the model would say another token.",
+    "tie": "An input at which two tokens have equal logits, in the model's own bits; in exact arithmetic nearly so.",
+    "chatter": "The order of two logits changes many times along a line on which the function crosses only once.",
+    "flip": "Another token has the largest logit. The smallest flip is one ULP of one coordinate.",
+    "third token": "The best token beside the two that are asked about; where it comes first, their order is idle.",
     "growth": "How many times larger a change is behind a block than before it, next to the length of the state.",
     "avalanche": "Rounding takes over: from this block on a change is more than twice as long as in exact arithmetic.",
     "excess of a state": "The rounding that a state carries, over its true change. Above 1 rounding is the larger.",

@@ -21,7 +21,7 @@ def suite(profile, loaded):
     """Return what the ready-made suite asks, as (measurement, subject) pairs."""
     prefill = sk.CausalLMSubject(loaded, "The capital of France is")
     decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
-    tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=8, site="logits")
+    tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=4, site="logits")
     rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
     return [
         (sk.RunToRun(runs=profile.runs), prefill),

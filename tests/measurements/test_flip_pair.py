@@ -81,6 +81,16 @@ def test_a_fresh_process_sees_the_flip(tiny, tmp_path, path, batch):
         assert any(line.startswith(f"{side}: token {token} ") and "the same logits" in line for line in said)
 
 
+def test_a_fresh_process_casts_as_the_kit_does(tmp_path):
+    """In bfloat16 the weights are cast and the angles of rotary embeddings are not: other logits would come out."""
+    loaded = sk.load("tiny", dtype="bfloat16")
+    loaded.model.save_pretrained(tmp_path / "model")
+    pair = sk.flip_pair(sk.CausalLMSubject(loaded, PROMPT, path="decode"))
+    done = run(pair.save(tmp_path / "flip", model=str(tmp_path / "model")), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same logits") == 2
+
+
 def test_the_reproducer_can_fail(tiny, tmp_path):
     """Exit 1 where the inputs are no flip, 3 where the model is missing or has other weights."""
     loaded, folder = tiny

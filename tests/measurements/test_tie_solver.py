@@ -256,3 +256,19 @@ def test_a_step_that_would_let_a_third_token_first_is_halved():
     steps = [row["distance"] for row in tie.trace if row["kind"] == "newton"]
     assert steps[:2] == [1.0, 0.5]
     assert tie.distance == pytest.approx(math.sqrt(3) - 1, rel=1e-6)
+
+
+def test_a_third_token_between_the_two_is_refused_as_well():
+    """Where the pair is apart by more than a third token's room, that one parts them."""
+
+    def parted(third):
+        def run(X):
+            x = X[:, :1]
+            first = x + torch.where(x > 1, 5e-4, -2e-3)
+            return torch.cat([first, torch.ones_like(x), torch.full_like(x, third)], 1)
+
+        return sk.FunctionSubject(run, torch.tensor([2.0]))
+
+    assert tie_point(parted(0.5), max_ulp=1e6).gap > 0
+    with pytest.raises(sk.UnsupportedError, match="a third token comes first"):
+        tie_point(parted(1.0002), pair=(0, 1), max_ulp=1e6)

@@ -177,6 +177,7 @@ def test_only_distinct_inputs_are_rows():
         assert row["gap"] == float(z[0].double() - z[1].double())
         assert row["token"] == int(z.argmax())
         assert row["realised_norm"] == pytest.approx(float((one.double() - x.double()).norm()))
+        assert row["epsilon"] == 0 or row["alignment"] > 0  # also on the negative side: along its own way
 
 
 def test_a_third_token_on_a_line_is_counted():

@@ -106,10 +106,9 @@ def _line(line: Mapping[str, Any], rows: Rows) -> Figure:
         yaxis=axis("z_a − z_b in logits", zeroline=True, zerolinecolor=FAINT),
         legend={**LEGEND_BELOW, "y": -0.22},
     )
-    count = line.get("sign_changes")
-    words = [f"{len(rows)} distinct inputs through the tie. The order of the two logits changes {count} times"]
+    words = [f"{len(rows)} distinct inputs through the tie. Sign changes of the gap: {line.get('sign_changes')}"]
     truth = finite(line.get("true_sign_changes"))
-    words.append(f", in true float64 {truth:.0f} times." if truth is not None else ".")
+    words.append(f", in true float64 {truth:.0f}." if truth is not None else ".")
     if flips:
         words.append(f" The nearest input with another token is {rough(line['flip_eps'])} away.")
     return Figure(f"Which token wins along {name}", "".join(words), traces, shape, wide=True)
