@@ -49,7 +49,7 @@ def test_the_scans_of_the_study_and_those_of_a_line(benchmark, model, capsys):
 
 
 def adam(subject: sk.Subject, pair: tuple[int, int]) -> tuple[float, float, int]:
-    """Return the best |z_a - z_b|, the way to it, and the steps, of at most 500 of Adam on its square, rate 1e-3, gradient clipped to length 1."""
+    """Return the best |z_a - z_b| of Adam on its square, the way to it, and the steps: rate 1e-3, gradient clipped."""
     x = subject.x0.clone().requires_grad_()
     optimiser = torch.optim.Adam([x], lr=1e-3)
     best, moved, steps = float("inf"), 0.0, 0
