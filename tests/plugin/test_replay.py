@@ -122,7 +122,7 @@ def test_a_run_without_a_search_cannot_be_replayed(inner, drawn):
 @pytest.fixture
 def tiny(inner):
     """A run of the suite's search on a tiny model."""
-    options = ("--stability-suite", "--stability-model=tiny", "-k", "searched", "-p", "no:xdist")
+    options = ("--stability-suite", "--stability-model=tiny", "-k", "searched_directions", "-p", "no:xdist")
     former = inner("", *options)
     former.result.assert_outcomes(passed=1)
     return former.folder, lambda *more: inner("", *options, f"--stability-replay={former.folder}", *more, into="again")
