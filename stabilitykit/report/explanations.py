@@ -34,8 +34,6 @@ CHAPTERS = (
             "BoundaryJump": "How far does the output jump at the first change, next to the step that caused it?",
             "Staircase": "Along one direction, where do the steps of the output lie, and how high are they?",
             "Rotation": "Does it matter which coordinates a small step moves?",
-            "Landscape": "Where two tokens are equally likely, is the line between them clean or noise?",
-            "Zoom": "What does that line look like from closer by?",
         },
     ),
     Chapter(
@@ -55,6 +53,8 @@ CHAPTERS = (
         {
             "Tie": "How far is the input at which the two likeliest tokens have equal logits?",
             "FlipScan": "Along a line, which of the two tokens wins, and is it the function that decides or rounding?",
+            "Landscape": "Where two tokens are equally likely, is the line between them clean or noise?",
+            "Zoom": "What does that line look like from closer by?",
         },
     ),
     Chapter(
