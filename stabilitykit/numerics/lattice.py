@@ -7,8 +7,7 @@ The perturbed input is the *evaluated* map, to the bit (rule "p64r")
 with two float64 roundings, one rounding to the dtype and no fused multiply-add. Every coordinate is a composition of
 monotone roundings, hence a monotone step function of s, and x(s) is constant between *breakpoints*. A breakpoint is a
 pair of adjacent float64 numbers: the last s with the old input and the first with the new one. Real arithmetic
-(midpoint minus x0, over d) only seeds the search: rounding to even, and the way through float32 of all that is
-narrower, decide on which side of it the pair lies.
+(midpoint minus x0, over d) only seeds the search: rounding to even, and float32 on the way, decide on its side.
 """
 
 from __future__ import annotations

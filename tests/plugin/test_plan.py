@@ -125,7 +125,9 @@ def test_what_was_measured_already_is_not_planned(inner, pytester):
 def test_the_suite_states_its_cost(pytester, monkeypatch):
     monkeypatch.delenv("STABILITYKIT_COMMAND", raising=False)
     options = ("--stability-suite", "--stability-model=tiny", "--stability-dry-run", "-p", "no:benchmark", "-rN")
-    run = pytester.runpytest_inprocess(*options, "-k", "run_to_run or batch or searched_directions", "-p", "no:cacheprovider")
+    run = pytester.runpytest_inprocess(
+        *options, "-k", "run_to_run or batch or searched_directions", "-p", "no:cacheprovider"
+    )
     run.assert_outcomes(skipped=3)
     run.stdout.fnmatch_lines(
         [
