@@ -128,7 +128,7 @@ def _writable(given: argparse.Namespace) -> None:
 def _write(given: argparse.Namespace, settings: Settings, result: Result, words: Sequence[str]) -> list[str]:
     """Write what was asked for; return a line for each."""
     from stabilitykit.report.csv import table
-    from stabilitykit.report.files import atomic_write
+    from stabilitykit.results.atomic import atomic_write
 
     written = []
     if given.json:

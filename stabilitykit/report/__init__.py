@@ -23,6 +23,7 @@ def write(run: Run, records: Sequence[Record], directory: Path | str) -> Path:
     """
     # Numpy, jinja2 and plotly are heavy, and most test runs that load the plugin never report.
     from stabilitykit.report import csv, files, html
+    from stabilitykit.results.atomic import atomic_write
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def write(run: Run, records: Sequence[Record], directory: Path | str) -> Path:
     former = files.listed(directory)
     written = csv.write_tables(run, records, slugs, directory)
     index = directory / "index.html"
-    files.atomic_write(index, html.page(run, records, slugs))
+    atomic_write(index, html.page(run, records, slugs))
     files.clean(directory, former - set(written))
     csv.write_run(run, records, written, directory)
     return index

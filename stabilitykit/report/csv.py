@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stabilitykit
-from stabilitykit.report.files import atomic_write
 from stabilitykit.report.rows import (
     CHECK_COLUMNS,
     NUMBER_COLUMNS,
@@ -33,6 +32,7 @@ from stabilitykit.report.rows import (
 )
 from stabilitykit.report.text import guarded
 from stabilitykit.report.verdicts import counts
+from stabilitykit.results.atomic import atomic_write
 from stabilitykit.results.plain import to_plain
 from stabilitykit.results.record import Record, Run
 

@@ -1,42 +1,21 @@
-"""Files that are whole or absent: atomic writes, names that suit every file system, and no litter."""
+"""Files of a report: names that suit every file system, and no litter."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_TEMPORARY = ".stability-part"
+from stabilitykit.results.atomic import TEMPORARY
+
 _STALE_SECONDS = 3600.0
 _PLAIN = re.compile(r"([a-z0-9_]+)(?:\[([a-z0-9_.-]*[a-z0-9_-])\])?")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 _LONGEST = 100
-
-
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write `path` so that a reader, or a crash at any moment, meets the old file or the new one, never a part.
-
-    Text is UTF-8 with newlines as given. The temporary file lies in the same folder, since only a rename within
-    one file system is atomic.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
-    try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def slugs(check_ids: Iterable[str]) -> list[str]:
@@ -68,7 +47,7 @@ def clean(directory: Path, stale: Iterable[str]) -> None:
     """Remove files of a former run, and parts that a killed process left more than an hour ago."""
     for name in sorted(stale):
         (directory / name).unlink(missing_ok=True)
-    for part in sorted(directory.rglob(f".*{_TEMPORARY}")):
+    for part in sorted(directory.rglob(f".*{TEMPORARY}")):
         with contextlib.suppress(OSError):  # a run beside this one may have renamed it meanwhile
             if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                 part.unlink()
@@ -81,14 +60,3 @@ def _slug(check_id: str) -> str:
         return plain
     readable = re.sub(r"[^a-z0-9_]+", "-", check_id.lower()).strip("-")[: _LONGEST // 2]
     return f"{readable or 'check'}-{hashlib.sha256(check_id.encode(errors='surrogatepass')).hexdigest()[:8]}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder's names to the disk: a new or renamed file survives a power cut only then."""
-    # Windows cannot open a folder, and need not.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

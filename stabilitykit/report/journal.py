@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stabilitykit.errors import UnreadableError, UsageError
-from stabilitykit.report.files import sync_folder
+from stabilitykit.results.atomic import sync_folder
 
 NAME = "journal.jsonl"
 FORMER = "journal.previous.jsonl"

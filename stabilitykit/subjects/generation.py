@@ -69,14 +69,21 @@ class Way:
 class Text:
     """A prompt of a model and what it says next, `generated`, once `greedy` has been asked.
 
-    `state` (n, H) is what the head read for the logits that came last, None where the head is not the model's own.
+    `state` (n, H) is what the head read for the logits that came last, None where the head is not the model's own, or
+    where nothing listens (`listens=False`: then the model runs exactly as if nobody watched).
     UsageError for a prompt that cannot be read, and where prompt and tokens together exceed the model's context.
     """
 
     def __init__(
-        self, loaded: LoadedModel, prompt: str | Sequence[int], tokens: int, anatomy: Anatomy | None = None
+        self,
+        loaded: LoadedModel,
+        prompt: str | Sequence[int],
+        tokens: int,
+        anatomy: Anatomy | None = None,
+        *,
+        listens: bool = True,
     ) -> None:
-        self.loaded, self.tokens = loaded, tokens
+        self.loaded, self.tokens, self.listens = loaded, tokens, listens
         self.anatomy = anatomy or find(loaded.model)
         self.ids = token_ids(loaded, self.anatomy, prompt)
         self.generated: list[int] = []
@@ -163,7 +170,7 @@ class Text:
         self.loaded.counter.forwards += batch
         self.loaded.counter.calls += 1
         self.state = None
-        with torch.no_grad(), self._listening():
+        with torch.no_grad(), self._listening() if self.listens else nullcontext():
             output = model(input_ids=ids, logits_to_keep=keep, **cached)
         return output.logits, None if name is None else getattr(output, name)
 

@@ -10,24 +10,25 @@ from pathlib import Path
 import pytest
 
 from stabilitykit.report import files
+from stabilitykit.results import atomic
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.csv"
-    files.atomic_write(target, "old\n")
+    atomic.atomic_write(target, "old\n")
 
     def refuse(source: object, destination: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
-        files.atomic_write(target, "new\n")
+        atomic.atomic_write(target, "new\n")
     assert target.read_bytes() == b"old\n"
     assert os.listdir(tmp_path) == ["a.csv"]
 
 
 def test_text_is_utf8_with_newlines_as_given(tmp_path: Path) -> None:
-    files.atomic_write(tmp_path / "a", "é\r\n\n")
+    atomic.atomic_write(tmp_path / "a", "é\r\n\n")
     assert (tmp_path / "a").read_bytes() == b"\xc3\xa9\r\n\n"
 
 
