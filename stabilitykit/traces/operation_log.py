@@ -77,6 +77,11 @@ class Operation:
         """What makes two calls the same question: the arguments, and dtypes and shapes of the tensors."""
         return self.arguments, tuple((one.dtype, one.shape, one.weight) for one in self.inputs)
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return what JSON holds."""
+        operands = {side: [_plain(each) for each in getattr(self, side)] for side in _SIDES}
+        return {**self.place._asdict(), "arguments": self.arguments, **operands}
+
 
 @dataclass(frozen=True)
 class OperationLog:
@@ -102,7 +107,7 @@ class OperationLog:
         names = ("ids", "generated", "step", "output", "level", "note", "threads")
         plain = {name: getattr(self, name) for name in names}
         plain |= {"schema": SCHEMA, "left_out": dict(self.left_out), "ids": list(self.ids)}
-        return plain | {"generated": list(self.generated), "entries": [_entry(one) for one in self.entries]}
+        return plain | {"generated": list(self.generated), "entries": [one.to_plain() for one in self.entries]}
 
     @classmethod
     def from_plain(cls, data: Any, where: str) -> OperationLog:
@@ -120,7 +125,7 @@ class OperationLog:
             ids,
             generated,
             step,
-            tuple(_operation(one, index) for index, one in enumerate(top["entries"].items(_MOST))),
+            tuple(operation_from(one, index) for index, one in enumerate(top["entries"].items(_MOST))),
             top["output"].text(_DIGEST),
             level,
             top["note"].text(),
@@ -129,16 +134,12 @@ class OperationLog:
         )
 
 
-def _entry(one: Operation) -> dict[str, Any]:
-    operands = {"inputs": [_plain(each) for each in one.inputs], "outputs": [_plain(each) for each in one.outputs]}
-    return {**one.place._asdict(), "arguments": one.arguments, **operands}
-
-
 def _plain(one: Operand) -> dict[str, Any]:
     return {**one._asdict(), "shape": list(one.shape), "stride": list(one.stride)}
 
 
-def _operation(entry: Field, index: int) -> Operation:
+def operation_from(entry: Field, index: int) -> Operation:
+    """Return the entry of an index; UnreadableError as for a log."""
     place = Place(entry["module"].text(), entry["operation"].text(_NAME), entry["occurrence"].whole())
     inputs, outputs = (tuple(_operand(one, index) for one in entry[side].items(_OPERANDS)) for side in _SIDES)
     return Operation(place, inputs, outputs, entry["arguments"].text())

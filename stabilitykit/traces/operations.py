@@ -11,6 +11,7 @@ from torch import nn
 
 from stabilitykit.errors import InvalidError, StabilityError, UsageError
 from stabilitykit.numerics.digest import short_digest
+from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.callers import Place
 from stabilitykit.subjects.generation import Text, Way
 from stabilitykit.traces.operation_log import LEVELS, OperationLog
@@ -67,6 +68,7 @@ class _Decoding:
     """One forward of a generation, and what is decoded before it."""
 
     loaded: LoadedModel
+    anatomy: Anatomy
     ids: tuple[int, ...]
     said: tuple[int, ...]
 
@@ -74,11 +76,11 @@ class _Decoding:
     def of(cls, loaded: LoadedModel, ids: Sequence[int], generated: Sequence[int], step: int) -> _Decoding:
         if not 0 <= step <= len(generated):
             raise UsageError(f"step {step} has no forward: {len(generated)} tokens were generated before")
-        return cls(loaded, tuple(ids), tuple(generated[:step]))
+        return cls(loaded, find(loaded.model), tuple(ids), tuple(generated[:step]))
 
     def logits(self, watch: Watch | None = None) -> str:
         """Decode up to the step, watched in its forward alone, and return the digest of its logits (M,)."""
-        text = Text(self.loaded, self.ids, len(self.said) + 1, listens=False)
+        text = Text(self.loaded, self.ids, len(self.said) + 1, self.anatomy, listens=False)
         model = _Last(self.loaded.model, len(self.said), watch) if watch else None
         # The token that the step gives is not read by its forward: any will do.
         *_, last = text.forced(Way(), [*self.said, 0], model)
