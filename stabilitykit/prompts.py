@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from stabilitykit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and what kind it is of, for results that are set apart by kind."""
+
+    text: str
+    kind: str = "given"
+
 
 DEFAULT_PROMPTS = (
     "The capital of France is",
@@ -14,6 +24,24 @@ DEFAULT_PROMPTS = (
     "Die Antwort auf die Frage lautet",
 )
 """One fact first, then code, arithmetic, a story and another language."""
+
+GENERATION_PROMPTS = (
+    Prompt("Rain begins with water that the sun lifts from the sea, and it", "answerable"),
+    Prompt(
+        "The ice fishers of Lake Victoria, who lived on its sea ice until May 2021, used to",
+        "false premise",
+    ),
+    Prompt("The printing press changed how people in Europe shared knowledge, since", "answerable"),
+    Prompt("When the Moon was painted green in 1998, the company that delivered the paint", "false premise"),
+    Prompt("Blood flows through the chambers of the heart in this order: first", "answerable"),
+    Prompt("At the opening of the Suez Canal the orchestra of cats played", "false premise"),
+    Prompt("Bread dough rises because the yeast in it", "answerable"),
+    Prompt("In the treaty of 1871 Bavaria promised the dolphins of the Adriatic that", "false premise"),
+    Prompt("The seasons are opposite in the two hemispheres because", "answerable"),
+    Prompt("The people who settled inside Mount Etna after 2010 spend their days", "false premise"),
+)
+"""What is continued when a generation is recorded: openings with a true continuation, and some that assume what is
+false. None ends a sentence, so that a model that was taught to answer goes on writing."""
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

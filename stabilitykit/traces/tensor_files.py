@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +16,9 @@ from torch import Tensor
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of
 from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.traces.headers import LARGEST, check_header
 
 FORMS = "a .safetensors or a .npy file"
-MOST = 10_000
-"""Tensors of a file that are read: a header of more is an attack or an accident."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class TensorFile:
     """The tensors of one file, by name, read one at a time. No pickle is read; a .npy file holds one, named `array`.
 
     UsageError for another kind of file, UnreadableError for a missing, damaged or object-typed one, for names that
-    stand twice, and for more than `MOST` tensors. Names are never used as paths.
+    stand twice, and for more than 10,000 tensors. Names are never used as paths.
     """
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
@@ -63,13 +60,12 @@ class TensorFile:
                 self.names = ["array"]
                 return
             self._array = None
-            _refuse_doubles(path)
+            with path.open("rb") as file:
+                check_header(file.read(LARGEST + 8), path)
             self._opened = stack.enter_context(safe_open(path, framework="pt"))
             self.names = sorted(self._opened.keys())
         except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
             raise UnreadableError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if len(self.names) > MOST:
-            raise UnreadableError(f"{path} holds {len(self.names)} tensors; more than {MOST} are not read")
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one tensor."""
@@ -114,23 +110,3 @@ def _pair(name: str, a: Tensor, b: Tensor) -> Compared:
 
 def _dtype(tensor: Tensor) -> str:
     return name_of(tensor.dtype)
-
-
-def _refuse_doubles(path: Path) -> None:
-    """UnreadableError where a header names a tensor twice: the reader would take the last one in silence."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, size))
-    counted: Counter[str] = Counter()
-
-    def note(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-        counted.update(name for name, value in pairs if isinstance(value, dict))
-        return dict(pairs)
-
-    try:
-        json.loads(header, object_pairs_hook=note)
-    except (ValueError, RecursionError):
-        return  # the reader itself says what is wrong with it
-    if twice := [name for name, count in counted.items() if count > 1]:
-        raise UnreadableError(f"{path} names the tensor {twice[0]!r} twice")
