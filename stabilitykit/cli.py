@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stabilitykit import cli_compare, cli_devices, cli_margins
+from stabilitykit import cli_bisect, cli_compare, cli_devices, cli_margins
 from stabilitykit.errors import StabilityError
 from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings, arguments, resolve
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
-_COMMANDS = {"compare": cli_compare, "devices": cli_devices, "margins": cli_margins}
+_COMMANDS = {"bisect": cli_bisect, "compare": cli_compare, "devices": cli_devices, "margins": cli_margins}
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
 _STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, BAD_INPUT + 2: 2, BAD_INPUT + 3: 3}
 

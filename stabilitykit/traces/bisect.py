@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from stabilitykit.errors import IncomparableError
+from stabilitykit.errors import IncomparableError, UsageError
 from stabilitykit.traces.classify import Cause, classify
 from stabilitykit.traces.operation_log import Operand, Operation, OperationLog
 
@@ -45,6 +45,14 @@ class Bisection:
     cause: Cause | None = None
     level: str = "op"
     notes: tuple[str, ...] = ()
+
+    def local_parts(self) -> tuple[Operation, Operation, Cause]:
+        """Return both sides and the class of a local difference; UsageError for another kind, which has no replay."""
+        if self.a is None or self.b is None or self.cause is None:
+            raise UsageError(
+                f"a difference of kind {self.kind!r} is not an operation's own; there is nothing to replay"
+            )
+        return self.a, self.b, self.cause
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

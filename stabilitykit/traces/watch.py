@@ -32,11 +32,15 @@ _UNDECLARED_VIEWS = {"_unsafe_view", "_reshape_alias"}
 
 @dataclass(frozen=True)
 class Caught:
-    """One operation that was waited for: the tensors it read, as they were before, and those it gave."""
+    """One operation that was waited for: the tensors it read, as they were before, and those it gave.
+
+    `changed` are the numbers of the inputs that stand among the outputs, after what the operation returned.
+    """
 
     entry: Operation
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    changed: tuple[int, ...]
 
 
 class Operands:
@@ -154,15 +158,18 @@ class OperationWatch(Watch):
         tensors = list(tensors_of([list(args), kwargs]))
         changed, unread = _changed(func, args, kwargs)
         unread += [one for one in changed if self._operands.is_blank(one)]
-        inputs = tuple(self._operands.of(one, not any(one is other for other in unread)) for one in tensors)
+        inputs = tuple(self._operands.of(one, not _is_among(one, unread)) for one in tensors)
         told = json.dumps(encoded(args, kwargs))
         kept = [one.detach().clone() for one in tensors] if place == self._wanted else []
         result = func(*args, **kwargs)
         given = list(_results(result))
-        given += [one for one in changed if all(one is not other for other in given)]
+        silent = [one for one in changed if not _is_among(one, given)]
+        given += silent
         entry = self._log(place, inputs, given, told)
         if place == self._wanted:
-            self.caught = Caught(entry, tuple(kept), tuple(one.detach().clone() for one in tensors_of(given)))
+            numbers = tuple(index for index, one in enumerate(tensors) if _is_among(one, silent))
+            outputs = tuple(one.detach().clone() for one in tensors_of(given))
+            self.caught = Caught(entry, tuple(kept), outputs, numbers)
         return result
 
     def _unlogged(self, kind: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -248,6 +255,10 @@ def _results(value: Any) -> Iterator[Any]:
             yield from _results(item)
     elif isinstance(value, Tensor | bool | int | float):
         yield value
+
+
+def _is_among(tensor: Tensor, others: Sequence[Any]) -> bool:
+    return any(tensor is one for one in others)
 
 
 def _memory(tensor: Tensor) -> int:
