@@ -126,6 +126,12 @@ def _is_file(item: tuple[str, Any]) -> bool:
     )
 
 
+def _is_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        re.fullmatch(r"0|[1-9]\d{0,9}", token) and isinstance(word, str) for token, word in value.items()
+    )
+
+
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and bool(_SHA.match(value))
 
@@ -189,6 +195,7 @@ _FIELDS: dict[str, Any] = {
             "ids": [("a token id", _whole)],
         }
     ],
+    "words": ("an object of texts by token id", _is_words),
     "files": ("an object of files with bytes, sha256 and tensors, digests.safetensors among them", _is_files),
     "seal": _HASH,
 }

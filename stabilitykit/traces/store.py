@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stabilitykit.traces.operations import OperationLog
 
 DIGESTS = "digests.safetensors"
+_KEPT = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
 _OF_PROMPT = ("tokens", "predicted", "top_ids", "top_logits", "normaliser", "digests")
 
 
@@ -76,9 +77,12 @@ def read_recording(folder: Path | str) -> Recording:
         _generation(folder, index, prompt, tensors, contents, stages)
         for index, prompt in enumerate(manifest["prompts"])
     )
-    kept = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
     return Recording(
-        **{name: manifest[name] for name in kept}, stages=stages, generations=generations, folder=str(folder)
+        **{name: manifest[name] for name in _KEPT},
+        stages=stages,
+        generations=generations,
+        words={int(token): word for token, word in manifest["words"].items()},
+        folder=str(folder),
     )
 
 
@@ -88,14 +92,14 @@ def size(folder: Path | str) -> int:
 
 
 def _manifest(recording: Recording) -> dict[str, Any]:
-    kept = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
     named = next((one.states for one in recording.generations), {})
     return {
         "schema": SCHEMA,
         "kit": stabilitykit.__version__,
-        **{name: getattr(recording, name) for name in kept},
+        **{name: getattr(recording, name) for name in _KEPT},
         "states": _states_kept(set(named)),
         "stages": stage_rows(recording.stages),
+        "words": {str(token): word for token, word in recording.words.items()},
         "prompts": [{"kind": one.kind, "text": one.text, "ids": list(one.ids)} for one in recording.generations],
     }
 
