@@ -56,8 +56,9 @@ class Answer:
 
 
 def run(given: argparse.Namespace, _words: Sequence[str]) -> tuple[int, list[str]]:
-    """Compare; return 1 where an operation gives other bits, 3 where the sides read other things, and the lines."""
+    """Compare; return 1 where anything differs, else 0, and the lines to print."""
     environ = _checked(given)
+    from stabilitykit.traces.comparable import check_comparable
     from stabilitykit.traces.store import read_recording
 
     a = read_recording(given.a)
@@ -65,8 +66,10 @@ def run(given: argparse.Namespace, _words: Sequence[str]) -> tuple[int, list[str
     if given.live:
         answer = _against_live(a, chosen, environ, given)
     else:
-        answer = _found(a, chosen, _theirs(read_recording(given.b), chosen, given.b))
-    status = {"pass": 0}.get(answer.bisection.verdict, 3 if answer.bisection.kind == "inputs" else 1)
+        b = read_recording(given.b)
+        check_comparable(a, b)
+        answer = _found(a, chosen, _theirs(b, chosen, given.b))
+    status = int(answer.bisection.verdict != "pass")
     if given.json:
         return status, [json.dumps(_plain(answer, given), indent=2, sort_keys=True, allow_nan=False)]
     return status, lines(answer, given.reproduce)
@@ -79,12 +82,11 @@ def lines(answer: Answer, folder: Path | None = None) -> list[str]:
 
     found = answer.bisection
     if found.verdict == "pass":
-        return [f"{answer.forwards} forwards were compared. {found.sentence}", *found.notes]
-    told = [
-        f"Prompt {answer.prompt} {shortened(shown(repr(answer.text)), _PROMPT)}, step {answer.step}:",
-        found.sentence,
-    ]
-    told += found.notes
+        what = "operations" if found.level == "op" else "calls of modules"
+        several = f"{answer.forwards} forwards" if answer.forwards > 1 else "the forward"
+        return [f"All {answer.compared} {what} of {several} gave the same bits.", *map(shown, found.notes)]
+    text = shortened(repr(answer.text), _PROMPT)
+    told = [f"Prompt {answer.prompt} {text}, step {answer.step}:", found.sentence, *found.notes]
     if answer.problem:
         told.append(f"It was not run again alone: {answer.problem}")
     if answer.replay and answer.sides:
@@ -142,12 +144,13 @@ def _found(a: Recording, chosen: _Chosen, theirs: Sequence[OperationLog]) -> Ans
     from stabilitykit.traces.bisect import bisect
 
     compared = 0
-    for (prompt, step), ours, other in zip(chosen, chosen.values(), theirs, strict=True):
+    for ((prompt, step), ours), other in zip(chosen.items(), theirs, strict=True):
         found = bisect(ours, other)
         compared += found.compared
+        answer = Answer(prompt, a.generations[prompt].text or "", step, len(chosen), compared, found)
         if found.verdict != "pass":
             break
-    return Answer(prompt, a.generations[prompt].text or "", step, len(chosen), compared, found)
+    return answer
 
 
 def _against_live(a: Recording, chosen: _Chosen, environ: dict[str, str], given: argparse.Namespace) -> Answer:

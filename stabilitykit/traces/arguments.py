@@ -48,7 +48,7 @@ def _encoded(value: Any, counted: Iterator[int]) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, complex):
-        return {"complex": [repr(value.real), repr(value.imag)]}
+        return {"complex": repr(value)}
     for kind, name in _NAMED.items():
         if isinstance(value, kind):
             return {name: str(value).removeprefix("torch.")}

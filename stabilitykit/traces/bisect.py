@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from stabilitykit.errors import IncomparableError, UsageError
+from stabilitykit.subjects.callers import Place
 from stabilitykit.traces.classify import Cause, classify
 from stabilitykit.traces.operation_log import Operand, Operation, OperationLog
 
@@ -45,6 +46,12 @@ class Bisection:
     cause: Cause | None = None
     level: str = "op"
     notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place | None:
+        """Where they part; None if they do not, or not in an operation."""
+        one = self.a or self.b
+        return one.place if one else None
 
     def local_parts(self) -> tuple[Operation, Operation, Cause]:
         """Return both sides and the class of a local difference; UsageError for another kind, which has no replay."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         tensors, found = read(Path(__file__).with_name("operands.safetensors"))
         threads = int(os.environ.get("OMP_NUM_THREADS", found["sides"][side]["threads"]))
         given = run(tensors, found, side, threads)
-    except (OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         print(f"The operation cannot be run: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         return 3
     tell_environment(found)
@@ -43,9 +43,7 @@ def main(arguments: list[str]) -> int:
     if ours == expected["a"]:
         print("passes: these are A's bits")
         return 0
-    print(
-        "fails: these are B's bits, not A's" if ours == expected["b"] else "fails: these are neither A's nor B's bits"
-    )
+    print("fails: these are B's bits" if ours == expected["b"] else "fails: these are neither A's bits nor B's")
     return 1
 
 
