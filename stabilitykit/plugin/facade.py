@@ -139,7 +139,7 @@ class Stability:
         return generations.asked(self.settings)
 
     def recording(self, loaded: Any) -> dict[str, Any]:
-        """Return where the recording of a model is kept and how closely it looks; empty without `--stability-record`."""
+        """Return where the recording of a model is kept, and how closely it looks; nothing without the option."""
         if self.settings.record is None:
             return {}
         folder = generations.place(self.settings.record, self.settings, _choice(loaded))

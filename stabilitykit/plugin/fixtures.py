@@ -75,14 +75,13 @@ def stability_device(request: pytest.FixtureRequest) -> str:
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a model once for each model and dtype, and what asks for a device once for each of those."""
     settings = metafunc.config.stash[SETTINGS]
+    if "stability_choice" in metafunc.fixturenames:
+        choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
+        metafunc.parametrize(
+            "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
+        )
     if "stability_device" in metafunc.fixturenames:
         metafunc.parametrize("stability_device", _devices(settings), indirect=True, scope="session")
-    if "stability_choice" not in metafunc.fixturenames:
-        return
-    choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
-    metafunc.parametrize(
-        "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
-    )
 
 
 def _devices(settings: Settings) -> tuple[str, ...]:
