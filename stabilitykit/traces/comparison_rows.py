@@ -152,4 +152,5 @@ def _first_operation(prompt: int, step: int, a: Recording, b: Recording) -> str:
     from stabilitykit.traces.bisect import bisect
 
     found = bisect(left, right)
-    return str(found.place) if found.place else ""
+    side = found.a or found.b
+    return str(side.place) if side else ""

@@ -31,7 +31,7 @@ _FORCED, _RECORDING = "forced", "recording"
 class Ask:
     """What to record: see `record`."""
 
-    prompts: tuple[Prompt | str | tuple[int, ...], ...]
+    prompts: Sequence[Prompt | str | Sequence[int]]
     tokens: int = 96
     level: str = "module"
     states: str = "none"

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stabilitykit.errors import IncomparableError, UnreadableError
-from stabilitykit.traces.recording import STATES
-from stabilitykit.traces.stages import LEVELS
+from stabilitykit.traces import LEVELS, STATES
 
 SCHEMA = 1
 """Version of the folder's layout; a newer one is refused, with the version of the kit that wrote it."""

@@ -21,9 +21,10 @@ from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.generation import Text, Way, first_largest
 from stabilitykit.subjects.operators import Machine
+from stabilitykit.traces import STATES
 from stabilitykit.traces.digests import Digests, StagedDigests, Step
 from stabilitykit.traces.identity import identity
-from stabilitykit.traces.recording import STATES, Generation, Recording
+from stabilitykit.traces.recording import Generation, Recording
 from stabilitykit.traces.stages import LOGITS, Stage, discover, listening
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def record(
     `level="op"` the operations of `steps` are recorded as well. `prompts` may be another recording: then its prompts
     are continued, and with `forced` its tokens are read, whatever this model would say (teacher forcing), so that every
     step of both is about the same input. UsageError for prompts, levels and counts that cannot be meant. Memory: one
-    prompt's digests and the states that are asked for. Cost: two rows a token, and for each operation log the steps before it.
+    prompt's digests and the states that are asked for. Cost: two rows a token, and for each operation log the steps
+    before it, twice.
     """
     _check(prompts, tokens, states, top, steps, forced)
     anatomy = find(loaded.model)

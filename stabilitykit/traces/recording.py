@@ -16,9 +16,6 @@ from stabilitykit.traces.stages import Stage
 if TYPE_CHECKING:
     from stabilitykit.traces.operations import OperationLog
 
-STATES = ("none", "norm", "blocks", "all")
-"""Which stages' vectors are kept beside their digests: none, the last norm's, the residual stream's, or every one's."""
-
 
 @dataclass(frozen=True, eq=False)
 class Generation:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from stabilitykit.errors import UsageError
+from stabilitykit.traces import LEVELS
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.anatomy import Anatomy
-
-LEVELS = ("block", "module", "op")
-"""How closely a recording looks: at blocks, at every submodule, or also at the operations of chosen steps."""
 
 Heard = Callable[[int, tuple[Tensor, ...]], None]
 

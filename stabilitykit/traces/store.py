@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-import stabilitykit
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
@@ -95,7 +94,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
     named = next((one.states for one in recording.generations), {})
     return {
         "schema": SCHEMA,
-        "kit": stabilitykit.__version__,
+        "kit": str(recording.environment.get("kit")),
         **{name: getattr(recording, name) for name in _KEPT},
         "states": _states_kept(set(named)),
         "stages": stage_rows(recording.stages),
