@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError
@@ -86,15 +85,15 @@ def test_a_fresh_process_with_nothing_set_is_the_clean_twin(recorded):
 
 
 @pytest.mark.model
-def test_what_differs_in_the_prompt_is_inherited_by_the_next_token(recorded, has_both):
-    """Only the attention reads what the cache holds, and the first projections of the token are its own."""
+def test_a_token_on_the_cache_is_bisected_as_well(recorded, has_both):
+    """The first product of a later token reads no cache yet: its difference is its own, in a kernel for one row."""
     loaded, log = recorded
-    first = operations_at(loaded, log.ids, [7042], 1)
-    (other,) = live([first], loaded, VECTORS)
+    said = [int(loaded.tokenizer(" Paris").input_ids[0])]
+    first = operations_at(loaded, log.ids, said, 1)
+    (other,) = live([first], loaded, MATRICES)
     found = bisect(first, other)
-    assert found.kind in ("inherited", "local")
-    if found.kind == "inherited":
-        assert "was there before this forward, as the cache of earlier steps is" in found.sentence
+    assert (found.kind, found.a.inputs[0].shape) == ("local", (1, 576))
+    assert str(found.place) == "model.layers.0.self_attn.q_proj/aten.mm.default#0"
 
 
 @pytest.mark.model
@@ -103,10 +102,3 @@ def test_a_process_that_dies_says_so(recorded, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     with pytest.raises(UnsupportedError, match="died by SIGILL"):
         live([log], loaded, {"PYTHONPATH": str(tmp_path)})
-
-
-def test_the_settings_are_known_to_the_atlas():
-    from stabilitykit.traces.devices import CPU_SETTINGS
-
-    assert [dict(one.environ) for one in CPU_SETTINGS].count(MATRICES) == 1
-    assert torch.backends.cpu.get_cpu_capability()

@@ -16,6 +16,7 @@ from stabilitykit.errors import IncomparableError, UnsupportedError
 from stabilitykit.numerics.bits import bits_equal, nudge
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.callers import Place
+from stabilitykit.subjects.noise import threads
 from stabilitykit.traces import operation_reproducer as script
 from stabilitykit.traces.arguments import encoded
 from stabilitykit.traces.bisect import bisect
@@ -257,3 +258,18 @@ def test_the_file_has_checked_names_and_what_it_is_about(tmp_path):
         assert sorted(file.keys()) == ["input.0", "input.1", "output.0"]
         found = json.loads(file.metadata()["found"])
     assert (found["model"], found["operation"], found["sides"]["a"]["threads"]) == ("m", "aten.mm.default", 2)
+
+
+def test_threads_alone_are_found_to_be_the_cause(tmp_path):
+    """A long sum is split among threads, and so is its rounding."""
+    x = torch.arange(100_000.0).sin()
+    sides = []
+    for count in (1, 2):
+        with threads(count):
+            sides.append(taken(lambda self, x: x.sum(), "aten.sum.default", x))
+    a, b = (Side(one.entry, count) for one, count in zip(sides, (1, 2), strict=True))
+    path = write_reproducer(tmp_path, sides[0], a, b)
+    assert path.read_text().splitlines()[1] == "# Exits 1: OMP_NUM_THREADS=2 python reproduce.py b"
+    found = replay(path.parent, a, b)
+    differ = a.entry.outputs[0].digest != b.entry.outputs[0].digest
+    assert (found.cause, found.confirmed) == (("threads", True) if differ else ("", False))
