@@ -71,6 +71,30 @@ def test_a_part_of_a_weight_is_digested_by_itself():
     assert (part.inputs[0].weight, part.inputs[0].digest) == ("weight", short(Inline(None).weight[1]))
     (whole,) = entries(lambda self, x: self.weight.reshape(6) * 2)
     assert whole.inputs[0].digest == short(Inline(None).weight.reshape(6))
+    (bits,) = entries(lambda self, x: self.weight.view(torch.int32) + 0)
+    assert (bits.inputs[0].weight, bits.inputs[0].digest) == ("weight", short(Inline(None).weight.view(torch.int32)))
+
+
+def test_a_weight_that_changes_on_the_way_is_digested_again():
+    def body(self, x):
+        before = x @ self.weight.T
+        self.weight.mul_(2)
+        return before + x @ self.weight.T
+
+    first, _, second, _ = entries(body)
+    weight = Inline(None).weight
+    assert (first.inputs[1].digest, second.inputs[1].digest) == (short(weight), short(weight * 2))
+
+
+def test_what_is_changed_and_not_returned_is_an_output():
+    def body(self, x):
+        y = x + 1
+        torch._foreach_add_([y], 2.0)
+        return y
+
+    _, silent = entries(body)
+    assert (silent.operation, len(silent.inputs)) == ("aten._foreach_add_.Scalar", 1)
+    assert [one.digest for one in silent.outputs] == [short(torch.tensor([[4.0, 1.0, 6.0]]))]
 
 
 def test_in_place_operations_are_digested_before_and_after():

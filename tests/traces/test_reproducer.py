@@ -84,6 +84,7 @@ OPERATIONS = {
     "aten.var_mean.correction": lambda self, x: torch.var_mean(x, 0, correction=1)[0],
     "aten.index.Tensor": lambda self, x: x[torch.tensor([1, 0]), 1:],
     "aten.copy_.default": lambda self, x: torch.empty(4, 2).t().copy_(x),
+    "aten._foreach_add_.Scalar": lambda self, x: torch._foreach_add_([x[0], x[1]], 2.0),
     "aten.full_like.default": lambda self, x: torch.full_like(x, 2.5, memory_format=torch.preserve_format),
 }
 
@@ -135,6 +136,11 @@ def test_the_script_tells_the_two_sides_apart(tmp_path):
     assert f"1 of 6 elements differ from A's, {differing.bit_count()} bits in all" in said
     assert "the farthest: element 2 is " in said
     assert said.splitlines()[-1] == "fails: these are B's bits"
+
+
+def test_a_zero_of_the_other_sign_is_a_bit(capsys):
+    script.tell_difference(torch.tensor([0.0, 1.0]), torch.tensor([-0.0, 1.0]))
+    assert "1 of 2 elements differ from A's, 1 bits in all" in capsys.readouterr().out
 
 
 def test_neither_side_and_no_file_are_said(tmp_path):
@@ -202,7 +208,7 @@ def test_a_fresh_process_gives_the_same_log_and_the_same_tensors(tmp_path):
     assert one.entry.outputs == next(x for x in log.entries if x.place == PRODUCT).outputs
     found = replay(written(tmp_path, one).parent, Side(one.entry), Side(one.entry))
     assert found.a == found.b == found.expected_a
-    assert not found.confirmed
+    assert (found.confirmed, found.cause) == (False, "")
     assert found.sentence.endswith("it gave the same bits under both settings: not reproduced.")
     with pytest.raises(UnsupportedError, match=r"nowhere/aten\.mm\.default#0 is not asked for in a fresh process"):
         operands(log, Place("nowhere", "aten.mm.default", 0), loaded)
