@@ -89,8 +89,12 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
+    from stabilitykit.traces.bisect import Bisection as Bisection
+    from stabilitykit.traces.bisect import bisect as bisect
     from stabilitykit.traces.compare import TraceComparison as TraceComparison
     from stabilitykit.traces.cross_device import CrossDevice as CrossDevice
+    from stabilitykit.traces.operations import OperationLog as OperationLog
+    from stabilitykit.traces.operations import operations_at as operations_at
     from stabilitykit.traces.record import record as record
     from stabilitykit.traces.recording import Recording as Recording
     from stabilitykit.traces.store import read_recording as read_recording
@@ -154,6 +158,10 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "CrossDevice",
     "Prompt",
     "Recording",
+    "OperationLog",
+    "operations_at",
+    "bisect",
+    "Bisection",
     "Trace",
     "TraceComparison",
     "read_recording",
@@ -257,8 +265,10 @@ _HOMES = {
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
     "prompts": ("Prompt",),
+    "traces.bisect": ("Bisection", "bisect"),
     "traces.compare": ("TraceComparison",),
     "traces.cross_device": ("CrossDevice",),
+    "traces.operations": ("OperationLog", "operations_at"),
     "traces.record": ("record",),
     "traces.recording": ("Recording",),
     "traces.store": ("read_recording", "write_recording"),

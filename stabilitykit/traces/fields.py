@@ -31,6 +31,10 @@ class Field:
         joint = "." if ": " in self.where else ": "
         return Field(self.value[name], f"{self.where}{joint}{name}")
 
+    def __contains__(self, name: str) -> bool:
+        """Whether an object has a field."""
+        return isinstance(self.value, dict) and name in self.value
+
     def items(self, most: int = 1_000_000) -> Iterator[Field]:
         """Yield the items of a list of at most so many."""
         if not isinstance(self.value, list):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stabilitykit.subjects.callers import Place
+from stabilitykit.subjects.weights import ALIGNMENT
 from stabilitykit.traces.fields import Field
 
 SCHEMA = 1
 LEVELS, _SIDES = ("op", "module"), ("inputs", "outputs")
 _DIGEST, _NAME = "[0-9a-f]{32}", r"\w+(\.\w+)*"
 _MOST, _OPERANDS = 1_000_000, 10_000
+_USUAL = {"address": 0, "weight": "", "source": None}
 
 
 class Operand(NamedTuple):
@@ -135,7 +137,19 @@ class OperationLog:
 
 
 def _plain(one: Operand) -> dict[str, Any]:
-    return {**one._asdict(), "shape": list(one.shape), "stride": list(one.stride)}
+    """Return what JSON holds: what is as a rule the same (strides, address, no weight) only where it is not."""
+    plain: dict[str, Any] = {"digest": one.digest, "dtype": one.dtype, "shape": list(one.shape)}
+    if one.stride != _dense(one.shape):
+        plain["stride"] = list(one.stride)
+    return plain | {name: getattr(one, name) for name, usual in _USUAL.items() if getattr(one, name) != usual}
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a tensor that lies in one piece, row by row."""
+    steps = [1]
+    for size in reversed(shape[1:]):
+        steps.append(steps[-1] * max(size, 1))
+    return tuple(reversed(steps[: len(shape)]))
 
 
 def operation_from(entry: Field, index: int) -> Operation:
@@ -146,16 +160,16 @@ def operation_from(entry: Field, index: int) -> Operation:
 
 
 def _operand(one: Field, index: int) -> Operand:
-    shape, stride = one["shape"].wholes(), one["stride"].wholes()
+    shape = one["shape"].wholes()
+    stride = one["stride"].wholes() if "stride" in one else _dense(shape)
     if len(stride) != len(shape):
         raise one["stride"].wrong(f"has {len(stride)} numbers, and the shape {len(shape)}")
-    source = None if one["source"].value is None else one["source"].whole(0, index)
     return Operand(
         one["digest"].text(f"({_DIGEST})?"),
         one["dtype"].text(r"\w+"),
         shape,
         stride,
-        one["address"].whole(0, 63),
-        one["weight"].text(),
-        source,
+        one["address"].whole(0, ALIGNMENT - 1) if "address" in one else 0,
+        one["weight"].text() if "weight" in one else "",
+        one["source"].whole(0, index) if "source" in one else None,
     )
