@@ -76,7 +76,7 @@ CHAPTERS = (
     ),
     Chapter(
         "Two machines",
-        "The same model, the same prompts, other kernels: where the texts part, where the bits part, and who decided it.",
+        "The same model, the same prompts, other kernels: where texts part, where bits part, and who decided it.",
         {
             "CrossDevice": "Does another device say the same, and where do the bits part?",
             "TraceComparison": "Do two recordings agree, and if not, at which token and at which stage do they part?",
