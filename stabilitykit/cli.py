@@ -56,19 +56,9 @@ def _run(given: dict[str, Any], rest: list[str]) -> int:
     asked = {**given, "suite": True, "report": given["report"] or _REPORT}
     _check(resolve(lambda option: asked.get(option.name), lambda _: None, Path.cwd()))
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
-    # A recording is made, or compared, in two minutes; the rest of the suite would take five more that nobody asked for.
-    chosen = ["-k", _GENERATION] if (given["record"] or given["against"]) and not rest else []
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "stabilitykit.plugin",
-        *isolated,
-        *arguments(asked),
-        *chosen,
-        *rest,
-    ]
+    # A recording takes two minutes; the rest of the suite would take five more that nobody asked for.
+    chosen = ["-k", _GENERATION] if (given["record"] or given["against"]) and not rest else rest
+    command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *chosen]
     told = {
         **os.environ,
         COMMAND: shlex.join(["stabilitykit", "run", *_shown(given), *(["--", *rest] if rest else [])]),
