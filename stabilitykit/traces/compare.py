@@ -87,7 +87,8 @@ class TraceComparison(Measurement[Recording]):
     @property
     def title(self) -> str:
         """The measurement as one would type it."""
-        return f"TraceComparison(read_recording({self._reference().folder!r}))"
+        folder = self._reference().folder
+        return f"TraceComparison(read_recording({folder!r}))" if folder else "TraceComparison(reference)"
 
     def find(self, subject: Recording) -> Finding:
         """Check that the two may be compared, then compare."""

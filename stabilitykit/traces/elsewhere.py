@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def record_elsewhere(
                 "object, with adopt(...)"
             )
         loaded.counter.forwards += answer["forwards"]
-        return read_recording(place / _RECORDING)
+        return replace(read_recording(place / _RECORDING), folder="")
 
 
 def _prompts(given: Sequence[Any]) -> list[Prompt | str | list[int]]:

@@ -64,11 +64,11 @@ def parsed(path: Path) -> dict[str, Any]:
 def _check_version(data: Mapping[str, Any], path: Path) -> None:
     schema = data.get("schema")
     if not _whole(schema):
-        raise UnreadableError(f"{path}: field schema is {_shown(schema)}, not a whole number; this is no recording")
+        raise UnreadableError(f"{path}: field schema is {shortened(schema)}, not a whole number; this is no recording")
     if int(schema or 0) > SCHEMA:
         raise IncomparableError(
             f"{path}: field schema is {schema}, this version reads up to {SCHEMA}; it was written by stabilitykit "
-            f"{_shown(data.get('kit'))}: update this one"
+            f"{shortened(data.get('kit'))}: update this one"
         )
 
 
@@ -79,7 +79,7 @@ def _check_fields(data: Mapping[str, Any], fields: Mapping[str, Any], path: Path
             raise UnreadableError(f"{path}: field {where}{name} is missing")
     for name in data:
         if name not in fields:
-            raise UnreadableError(f"{path}: field {where}{_shown(name)} is not one of a recording")
+            raise UnreadableError(f"{path}: field {where}{shortened(name)} is not one of a recording")
     for name, form in fields.items():
         _check_value(data[name], form, path, f"{where}{name}")
 
@@ -87,17 +87,17 @@ def _check_fields(data: Mapping[str, Any], fields: Mapping[str, Any], path: Path
 def _check_value(value: Any, form: Any, path: Path, where: str) -> None:
     if isinstance(form, dict):
         if not isinstance(value, dict):
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not an object")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not an object")
         _check_fields(value, form, path, f"{where}.")
     elif isinstance(form, list):
         if not isinstance(value, list) or not value:
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not a list of something")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not a list of something")
         for index, one in enumerate(value):
             _check_value(one, form[0], path, f"{where}[{index}]")
     else:
         reason, check = form
         if not check(value):
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not {reason}")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not {reason}")
 
 
 def _whole(value: Any) -> bool:
@@ -221,6 +221,7 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number of JSON")
 
 
-def _shown(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """Return any value from a file, made harmless, as an error shows it."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."

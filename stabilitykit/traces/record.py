@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.measurements.operator_probe import OperatorProbe
+from stabilitykit.measurements.operator_probe import probe
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.digest import short_digest
 from stabilitykit.prompts import Prompt
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.generation import Text, Way, first_largest
-from stabilitykit.subjects.operators import Machine
 from stabilitykit.traces import STATES
 from stabilitykit.traces.digests import Digests, StagedDigests, Step
 from stabilitykit.traces.identity import identity
@@ -73,12 +72,11 @@ def record(
             seconds = {name: seconds[name] + spent for name, spent in taken.seconds.items()}
             progress.update()
     device = str(loaded.model.device)
-    probe = OperatorProbe().measure(Machine(loaded.model.dtype, device)).subject["probe"]
     return Recording(
         model=identity(loaded),
         device=device,
         environment=environment(loaded),
-        probe=probe,
+        probe=probe(loaded.model.dtype, device, torch.get_num_threads()),
         mode="forced" if forced else "free",
         level=level,
         stages=tuple(stages),

@@ -46,7 +46,7 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
 
     `run` runs it and returns its logits, of one row.
 
-    What a module returns or is given is a stage unless the same memory, in the same shape, was one already: an
+    What a module returns or is given is a stage unless the same memory, not written since, was one already: an
     attention's output is its output projection's, a product's input is what the module before it returned. Everything
     that passes is held until the forward is over, since freed memory would make other tensors look the same. Cost:
     that forward. UsageError for an unknown level.
@@ -54,7 +54,7 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
     if level not in LEVELS:
         raise UsageError(f"level {level!r} of a recording is not one of {', '.join(LEVELS)}")
     found: dict[tuple[Any, ...], Stage] = {}
-    held: list[tuple[tuple[Any, ...], Tensor, int]] = []
+    held: list[tuple[tuple[Any, ...], Tensor]] = []
     canonical = {name: f"block:{k}" for k, name in enumerate(anatomy.block_names)}
     canonical[anatomy.final_norm_name] = "post_norm"
     offered = [_stage(name, before, canonical, anatomy) for name, before in _offered(model, anatomy, level)]
@@ -63,18 +63,18 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
         if not tensors:
             return
         stage, first = offered[index], tensors[0]
-        place = (first.data_ptr(), tuple(first.shape), first.dtype)
+        place = (first.data_ptr(), tuple(first.shape), first.dtype, first._version)
         known = found.get(place)
         if known is None:
             found[place] = stage
-            held.append((place, first, first._version))
+            held.append((place, first))
         elif _is_site(stage) and not _is_site(known):
             found[place] = replace(known, name=stage.name, block=stage.block, part=stage.part)
 
     with torch.no_grad(), listening(model, offered, hear):
         logits = run()
-    for place, tensor, version in held:
-        if tensor._version != version:
+    for place, tensor in held:
+        if tensor._version != place[-1]:
             found[place] = replace(found[place], volatile=True)
     own = (logits.data_ptr(), logits.numel())
     return [stage for place, stage in found.items() if (place[0], math.prod(place[1])) != own] + [LOGITS]

@@ -20,7 +20,7 @@ from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
 from stabilitykit.results.atomic import atomic_write
 from stabilitykit.traces.headers import check_header
-from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed
+from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed, shortened
 from stabilitykit.traces.recording import Generation, Recording, stage_rows
 from stabilitykit.traces.stages import Stage
 
@@ -71,7 +71,7 @@ def read_recording(folder: Path | str) -> Recording:
     expected = {f"p{index:03d}.{part}" for index in range(len(manifest["prompts"])) for part in _OF_PROMPT}
     if odd := sorted(expected ^ set(tensors)):
         problem = "is missing" if odd[0] in expected else "is not one of a recording"
-        raise UnreadableError(f"{folder / DIGESTS}: tensor {odd[0]} {problem}")
+        raise UnreadableError(f"{folder / DIGESTS}: tensor {shortened(odd[0])} {problem}")
     generations = tuple(
         _generation(folder, index, prompt, tensors, contents, stages)
         for index, prompt in enumerate(manifest["prompts"])

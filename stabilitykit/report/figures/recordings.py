@@ -9,7 +9,6 @@ import numpy as np
 
 from stabilitykit.report.figures.figure import (
     BLUE,
-    FAINT,
     ORANGE,
     SCALE,
     Figure,
@@ -152,16 +151,13 @@ def _submodules(stages: Rows) -> Figure:
 
 def _survival(rows: Rows) -> Figure:
     steps = [row["tokens"] for row in rows]
+    edge = {"type": "scatter", "mode": "lines", "x": steps, "line": {"width": 0, "shape": "hv"}, "hoverinfo": "skip"}
+    low: Trace = {**edge, "y": [row["low"] for row in rows], "showlegend": False}
     band: Trace = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [*steps, *reversed(steps)],
-        "y": [*(row["high"] for row in rows), *(row["low"] for row in reversed(rows))],
-        "line": {"width": 0, "shape": "hv"},
-        "fill": "toself",
-        "fillcolor": FAINT,
-        "opacity": 0.25,
-        "hoverinfo": "skip",
+        **edge,
+        "y": [row["high"] for row in rows],
+        "fill": "tonexty",
+        "fillcolor": "var(--plot-wash)",
         "name": "95% interval",
     }
     curve: Trace = {
@@ -183,7 +179,7 @@ def _survival(rows: Rows) -> Figure:
         "Kaplan-Meier estimate of the share of texts whose first tokens agree; one that ended in agreement counts as "
         "watched up to its end."
     )
-    return Figure("How long texts agree", caption, [band, curve], shape)
+    return Figure("How long texts agree", caption, [low, band, curve], shape)
 
 
 def _group(row: Mapping[str, Any]) -> str:
