@@ -1,6 +1,7 @@
 """The log of operations: what is in it, whom it watches, and what damaged files are told."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from stabilitykit.errors import InvalidError, UnreadableError, UsageError
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.callers import Place
 from stabilitykit.subjects.generation import Text
+from stabilitykit.subjects.tiny import FAMILIES
+from stabilitykit.traces.arguments import tensors_of
+from stabilitykit.traces.bisect import bisect
 from stabilitykit.traces.operation_log import Operand, Operation
 from stabilitykit.traces.operations import OperationLog, caught_at, operations_at
 from stabilitykit.traces.watch import ModuleWatch, OperationWatch
@@ -181,6 +185,38 @@ def test_every_step_has_the_logits_of_the_generation(spec):
         again = operations_at(loaded, IDS, text.generated, step)
         assert [one.outputs for one in log.entries] == [one.outputs for one in again.entries]
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in loaded.model.modules())
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"bert"}))
+def test_every_architecture_is_followed_and_repeats_itself(family):
+    loaded = sk.load(f"tiny:{family}")
+    first, second = (operations_at(loaded, IDS, [3], 1) for _ in range(2))
+    assert (first.level, first.note) == ("op", "")
+    assert bisect(first, second).verdict == "pass"
+    assert first.left_out == second.left_out
+
+
+def test_no_tensor_is_kept():
+    """Nothing that an operation gave lives on when the forward is over and the log is there."""
+    born = []
+
+    class Births(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            born.extend(weakref.ref(one) for one in tensors_of([result]))
+            return result
+
+    def body(self, x):
+        for _ in range(5):
+            x = (x * 2).exp().t().contiguous().add_(1)
+        return x.sum()
+
+    model, x = Inline(body), torch.ones(2, 3)
+    with torch.no_grad(), Births(), OperationWatch(model) as watch:
+        model(x)
+    assert len(watch.entries) == 21
+    assert len(born) > 21
+    assert not any(one() is not None for one in born)
 
 
 def test_what_comes_from_outside_of_the_forward_is_the_token_and_the_cache(tiny):
