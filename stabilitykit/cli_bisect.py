@@ -53,12 +53,13 @@ class Answer:
     replay: Replay | None = None
     sides: tuple[Side, Side] | None = None
     problem: str = ""
+    changed: tuple[str, ...] = ()
 
 
 def run(given: argparse.Namespace, _words: Sequence[str]) -> tuple[int, list[str]]:
     """Compare; return 1 where anything differs, else 0, and the lines to print."""
     environ = _checked(given)
-    from stabilitykit.traces.comparable import check_comparable
+    from stabilitykit.traces.comparable import changed_environment, check_comparable
     from stabilitykit.traces.store import read_recording
 
     a = read_recording(given.a)
@@ -68,7 +69,8 @@ def run(given: argparse.Namespace, _words: Sequence[str]) -> tuple[int, list[str
     else:
         b = read_recording(given.b)
         check_comparable(a, b)
-        answer = _found(a, chosen, _theirs(b, chosen, given.b))
+        changed = tuple(f"{name}: {ours} -> {theirs}" for name, ours, theirs in changed_environment(a, b))
+        answer = replace(_found(a, chosen, _theirs(b, chosen, given.b)), changed=changed)
     status = int(answer.bisection.verdict != "pass")
     if given.json:
         return status, [json.dumps(_plain(answer, given), indent=2, sort_keys=True, allow_nan=False)]
@@ -87,6 +89,8 @@ def lines(answer: Answer, folder: Path | None = None) -> list[str]:
         return [f"All {answer.compared} {what} of {several} gave the same bits.", *map(shown, found.notes)]
     text = shortened(repr(answer.text), _PROMPT)
     told = [f"Prompt {answer.prompt} {text}, step {answer.step}:", found.sentence, *found.notes]
+    if answer.changed:
+        told.append(f"What else is not the same in A and B: {'; '.join(answer.changed)}.")
     if answer.problem:
         told.append(f"It was not run again alone: {answer.problem}")
     if answer.replay and answer.sides:
@@ -188,7 +192,9 @@ def _replayed(
 
 
 def _plain(answer: Answer, given: argparse.Namespace) -> dict[str, Any]:
-    told = {name: getattr(answer, name) for name in ("prompt", "text", "step", "forwards", "compared", "problem")}
+    told = {name: getattr(answer, name) for name in ("prompt", "text", "step", "forwards", "compared", "problem")} | {
+        "changed": list(answer.changed)
+    }
     replay = answer.replay.to_dict() if answer.replay else None
     place = str(given.reproduce) if given.reproduce and replay else None
     return {**told, "bisection": answer.bisection.to_dict(), "replay": replay, "reproducer": place}

@@ -29,7 +29,8 @@ class Field:
         if name not in self.value:
             raise UnreadableError(f"{self.where}: {name} is missing")
         joint = "." if ": " in self.where else ": "
-        return Field(self.value[name], f"{self.where}{joint}{name}")
+        told = name if name.isprintable() else ascii(name)
+        return Field(self.value[name], f"{self.where}{joint}{told}")
 
     def __contains__(self, name: str) -> bool:
         """Whether an object has a field."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,9 @@ def folders(tmp_path_factory):
 
     kept("a")
     kept("twin")
+    elsewhere = read_recording(place / "twin")
+    changed = {**elsewhere.environment, "mkl_cbwr": 3, "time_utc": "later"}
+    write_recording(replace(elsewhere, environment=changed), place / "twin elsewhere")
     kept("nudged", mode=NudgedSilu())
     kept("modules", level="module")
     kept("other", prompts=["Hullo", "x"])
@@ -85,9 +89,18 @@ def test_the_planted_operation_is_named(folders, capsys):
         "The first operation whose bits differ is model.layers.1.mlp.act_fn/aten.silu.default#0 (number "
     )
     assert "the difference is local, by its elementwise library" in lines[1]
+    assert len(lines) == 2
     status, said, _ = bisect(folders, capsys, "a", "nudged", "--prompt", "1", "--step", "2")
     assert said.splitlines()[0] == r"Prompt 1 '\x1b[31mred', step 2:"
     assert "is model.layers.1.mlp.act_fn/aten.silu.default#0" in said
+
+
+def test_a_known_difference_of_the_machines_is_told_with_the_operation(folders, capsys):
+    _, said, _ = bisect(folders, capsys, "nudged", "twin elsewhere")
+    known = next(line for line in said.splitlines() if line.startswith("What else is not the same in A and B: "))
+    assert "mkl_cbwr: " in known
+    assert " -> 3" in known
+    assert "time_utc" not in known
 
 
 def test_json_has_both_sides(folders, capsys):

@@ -363,6 +363,7 @@ def put(value, *path):
         (put(0, "threads"), "log.json: threads is no whole number from 1"),
         (put([1], "left_out"), "log.json: left_out is no object"),
         (put({"views": -1}, "left_out"), "log.json: left_out.views is no whole number"),
+        (put({"\x1b[31m": -1}, "left_out"), r"log.json: left_out.'\\x1b\[31m' is no whole number"),
         (put({}, "entries"), "log.json: entries is no list"),
         (put(7, "entries", 0), r"log.json: entries\[0\] is no object"),
         (put("os.system('x')", "entries", 0, "operation"), r"log.json: entries\[0\].operation \"os.system"),
