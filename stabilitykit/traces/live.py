@@ -35,11 +35,15 @@ Model = LoadedModel | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Taken:
-    """One operation, and its tensors: `input.0`, ... as it read them, `output.0`, ... as it gave them."""
+    """One operation, and its tensors: `input.0`, ... as it read them, `output.0`, ... as it gave them.
+
+    `changed` are the numbers of inputs that stand among the outputs, `devices` where each input lay.
+    """
 
     entry: Operation
     tensors: Mapping[str, Tensor]
     changed: tuple[int, ...]
+    devices: tuple[str, ...]
 
 
 def model_of(recording: Recording) -> dict[str, Any]:
@@ -82,7 +86,8 @@ def operands(
         if answer["entry"] is None:
             raise UnsupportedError(f"{place} is not asked for in a fresh process; nothing can be replayed")
         entry = operation_from(Field(answer["entry"], "the answer of a fresh process"), len(log.entries))
-        return Taken(entry, load_file(Path(folder) / _TENSORS), tuple(answer["changed"]))
+        tensors = load_file(Path(folder) / _TENSORS)
+        return Taken(entry, tensors, tuple(answer["changed"]), tuple(answer["devices"]))
 
 
 def _asked(
@@ -122,11 +127,12 @@ def main(folder: Path) -> None:
         return
     ((ids, said, step, _),) = request["texts"]
     caught = caught_at(loaded, ids, said, step, Place(*request["place"]))
+    answer: dict[str, Any] = {"digest": loaded.digest, "entry": None}
     if caught:
-        tensors = dict(_tensors(caught))
-        save_file(tensors, folder / _TENSORS)
-    entry = caught.entry.to_plain() if caught else None
-    launch.answered(folder, {"digest": loaded.digest, "entry": entry, "changed": caught.changed if caught else []})
+        save_file(dict(_tensors(caught)), folder / _TENSORS)
+        devices = [str(one.device) for one in caught.inputs]
+        answer |= {"entry": caught.entry.to_plain(), "changed": caught.changed, "devices": devices}
+    launch.answered(folder, answer)
 
 
 def _tensors(caught: Caught) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ SCHEMA = 1
 LEVELS, _SIDES = ("op", "module"), ("inputs", "outputs")
 _DIGEST, _NAME = "[0-9a-f]{32}", r"\w+(\.\w+)*"
 _MOST, _OPERANDS = 1_000_000, 10_000
+_ON_A_DEVICE = re.compile(r'\{"device": "[^"]*"\}')
 _USUAL = {"address": 0, "weight": "", "source": None}
 
 
@@ -76,8 +78,8 @@ class Operation:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """What makes two calls the same question: the arguments, and dtypes and shapes of the tensors."""
-        return self.arguments, tuple((one.dtype, one.shape, one.weight) for one in self.inputs)
+        """What makes two calls the same question: the arguments, and dtypes and shapes; on which device is another."""
+        return _ON_A_DEVICE.sub("", self.arguments), tuple((one.dtype, one.shape, one.weight) for one in self.inputs)
 
     def to_plain(self) -> dict[str, Any]:
         """Return what JSON holds."""

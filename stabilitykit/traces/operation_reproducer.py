@@ -58,7 +58,7 @@ def run(tensors: dict[str, torch.Tensor], found: dict[str, Any], side: str, thre
     torch.set_num_threads(threads)
     layouts = found["sides"][side]["layouts"]
     inputs = [
-        laid(tensors[f"input.{k}"].to(found["device"]), layout["stride"], layout["address"])
+        laid(tensors[f"input.{k}"].to(found["devices"][k]), layout["stride"], layout["address"])
         for k, layout in enumerate(layouts)
     ]
     positional, named = found["arguments"]

@@ -63,7 +63,7 @@ def write_reproducer(
         "occurrence": taken.entry.occurrence,
         "arguments": json.loads(taken.entry.arguments),
         "changed": list(taken.changed),
-        "device": "cpu",
+        "devices": list(taken.devices),
         "sides": {"a": a.told(), "b": b.told()},
         "environment": operation_reproducer.environment(),
         **(about or {}),

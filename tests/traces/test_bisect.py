@@ -192,6 +192,15 @@ def test_inserted_operations_do_not_stop_the_alignment(a, b, kind, at):
     assert (found.kind, (found.a, found.b)) == (kind, at)
 
 
+def test_the_device_is_no_other_question():
+    here, there = (
+        replace(X, arguments=f'[[{{"tensor": 0}}], {{"device": {{"device": "{device}"}}, "n": 1}}]')
+        for device in ("cpu", "cuda:1")
+    )
+    assert bisect(log(here), log(there)).verdict == "pass"
+    assert bisect(log(here), log(replace(there, arguments=there.arguments.replace("1}", "2}")))).verdict == "differs"
+
+
 def test_another_dtype_is_another_question():
     wide = replace(X, inputs=(X.inputs[0]._replace(dtype="bfloat16"),))
     found = bisect(log(X), log(wide))

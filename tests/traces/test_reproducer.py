@@ -49,7 +49,7 @@ def taken(body, name, x=None):
     caught = watch.caught
     tensors = {f"input.{i}": one.contiguous() for i, one in enumerate(caught.inputs)}
     tensors |= {f"output.{i}": one.contiguous() for i, one in enumerate(caught.outputs)}
-    return Taken(caught.entry, tensors, caught.changed)
+    return Taken(caught.entry, tensors, caught.changed, ("cpu",) * len(caught.inputs))
 
 
 def other(entry):
@@ -129,7 +129,7 @@ def test_the_script_tells_the_two_sides_apart(tmp_path):
     # B's file: the same operands, and A's output moved by one ULP in one element.
     moved = dict(one.tensors, **{"output.0": nudge(one.tensors["output.0"], torch.tensor([[0, 0, 1], [0, 0, 0]]))})
     claimed = replace(one.entry, outputs=(one.entry.outputs[0]._replace(digest=digest(moved["output.0"])[:32]),))
-    planted = write_reproducer(tmp_path / "b", Taken(claimed, moved, ()), Side(claimed), Side(one.entry))
+    planted = write_reproducer(tmp_path / "b", Taken(claimed, moved, (), one.devices), Side(claimed), Side(one.entry))
     status, said, problems = call(planted, "b")
     assert (status, problems) == (1, "")
     differing = int(one.tensors["output.0"].view(torch.int32)[0, 2]) ^ int(moved["output.0"].view(torch.int32)[0, 2])
@@ -205,6 +205,7 @@ def test_a_fresh_process_gives_the_same_log_and_the_same_tensors(tmp_path):
     (there,) = live([log], loaded)
     assert bisect(log, there).verdict == "pass"
     one = operands(log, PRODUCT, loaded)
+    assert one.devices == ("cpu", "cpu")
     assert one.entry.outputs == next(x for x in log.entries if x.place == PRODUCT).outputs
     found = replay(written(tmp_path, one).parent, Side(one.entry), Side(one.entry))
     assert found.a == found.b == found.expected_a
@@ -248,7 +249,7 @@ def test_addresses_alone_are_found_to_be_the_cause(tmp_path):
     a, b = (Side(one.entry) for one in sides)
     tensors = {f"input.{i}": one.contiguous() for i, one in enumerate(sides[0].inputs)}
     tensors["output.0"] = sides[0].outputs[0]
-    path = write_reproducer(tmp_path, Taken(sides[0].entry, tensors, ()), a, b)
+    path = write_reproducer(tmp_path, Taken(sides[0].entry, tensors, (), ("cpu", "cpu")), a, b)
     found = replay(path.parent, a, b)
     if a.entry.outputs[0].digest == b.entry.outputs[0].digest:
         assert (found.cause, found.confirmed) == ("", False)
