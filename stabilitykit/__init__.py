@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
+    from stabilitykit.traces.ledger import Ledger as Ledger
 
 __version__ = "0.1.0"
 
@@ -144,6 +145,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "NoiseTest",
     "Margins",
     "Way",
+    "Ledger",
     # kinds of noise
     "Perturbation",
     "UlpNoise",
@@ -250,6 +252,7 @@ _HOMES = {
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
+    "traces.ledger": ("Ledger",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
