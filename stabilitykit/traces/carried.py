@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 
 from stabilitykit.errors import UnsupportedError
@@ -62,12 +63,12 @@ def carried(
     operation of another shape, or one that is not in float64. Cost: a float64 forward, and a backward for `effects`.
     """
     found = Carried()
-    with torch.enable_grad(), _opened(), calling(twin) as callers:
+    with torch.enable_grad(), allow_mutation_on_saved_tensors(), _opened(), calling(twin) as callers:
         with _Adding(callers, errors.of, share, found if effects else None):
             output = run()
         m = number(output)
-    if m.requires_grad:
-        m.backward()  # type: ignore[no-untyped-call]
+        if m.requires_grad:
+            m.backward()  # type: ignore[no-untyped-call]
     found.value = float(m.detach())
     return found
 

@@ -49,7 +49,7 @@ class Ledger(Measurement[CausalLMSubject]):
 
     step: int = 0
     pair: tuple[int, int] | None = None
-    points: int = 3
+    points: int = 2
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("deviation", "logit", "neither", "margin as computed less margin in true float64"),
