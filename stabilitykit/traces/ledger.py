@@ -159,17 +159,18 @@ def _named(row: Row) -> str:
 
 def _sentence(found: Account, tokens: Sequence[str], rows: Sequence[Row]) -> str:
     a, b = tokens
-    if not found.effects:
-        return f"No operation rounds: the margin of {a!r} over {b!r}, {found.true:.3g} logit, is the true one."
+    where = f"the margin of {a!r} over {b!r}, {found.true:.3g} logit,"
     if not found.deviation:
-        return f"Rounding leaves the margin of {a!r} over {b!r} as it is; {len(found.effects)} operations cancel."
+        cancel = f"{len(found.effects)} operations round and cancel" if found.effects else "no operation rounds"
+        return f"Rounding leaves {where} as it is: {cancel}."
     spent = _percent(ratio(abs(found.deviation), abs(found.true)))
-    moved = (
-        f"Rounding moves the margin of {a!r} over {b!r} by {found.deviation:+.3g} logit, {spent} of {found.true:.3g}"
-    )
     decided = "; in true float64 the other token comes first" if found.true < 0 else ""
     left = _percent(abs(found.deviation - found.explained) / abs(found.deviation))
-    return f"{moved}{decided}: {_shares(rows)}. {_to_and_fro(found)}; {left} of it is left unexplained."
+    times = found.turnover / abs(found.deviation)
+    return (
+        f"Rounding moves {where} by {found.deviation:+.3g} or {spent}{decided}: {_shares(rows)}. "
+        f"All {len(found.effects)} together move it {times:.3g} times as far, to and fro; {left} of it is left unexplained."
+    )
 
 
 def _shares(rows: Sequence[Row]) -> str:
@@ -178,12 +179,7 @@ def _shares(rows: Sequence[Row]) -> str:
     said = [f"{_named(row)} {_percent(row['share'], '+')}" for row in ranked[:NAMED]]
     if others := ranked[NAMED:]:
         said.append(f"{len(others)} others {_percent(math.fsum(row['share'] for row in others), '+')}")
-    return ", ".join(said)
-
-
-def _to_and_fro(found: Account) -> str:
-    times = found.turnover / abs(found.deviation)
-    return f"All {len(found.effects)} together move it {times:.3g} times as far, to and fro"
+    return ", ".join(said) or "no operation that is seen rounds"
 
 
 def _percent(share: float, sign: str = "") -> str:
