@@ -169,7 +169,7 @@ def _sentence(found: Account, tokens: Sequence[str], rows: Sequence[Row]) -> str
     times = found.turnover / abs(found.deviation)
     return (
         f"Rounding moves {where} by {found.deviation:+.3g} or {spent}{decided}: {_shares(rows)}. "
-        f"All {len(found.effects)} together move it {times:.3g} times as far, to and fro; {left} of it is left unexplained."
+        f"All {len(found.effects)} together move it {times:.3g} times as far, to and fro; {left} is left unexplained."
     )
 
 

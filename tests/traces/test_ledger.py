@@ -281,7 +281,7 @@ def test_what_no_torch_function_sees_is_said_to_be_unseen():
     assert value(result, "unseen") == value(result, "remainder") == value(result, "deviation")
     assert value(result, "remainder_share") == 1
     assert result.sentence.endswith(
-        ": no operation that is seen rounds. All 0 together move it 0 times as far, to and fro; 100 % of it is left "
+        ": no operation that is seen rounds. All 0 together move it 0 times as far, to and fro; 100 % is left "
         "unexplained."
     )
 
