@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,9 @@ def carried(
     operation of another shape, or one that is not in float64. Cost: a float64 forward, and a backward for `effects`.
     """
     found = Carried()
-    with torch.enable_grad(), allow_mutation_on_saved_tensors(), _opened(), calling(twin) as callers:
+    # What a model overwrites may be needed by the backward; to look for that at every step would double the time.
+    kept = allow_mutation_on_saved_tensors() if errors.in_place else nullcontext()
+    with torch.enable_grad(), kept, _opened(), calling(twin) as callers:
         with _Adding(callers, errors.of, share, found if effects else None):
             output = run()
         m = number(output)

@@ -40,10 +40,14 @@ class Error:
 
 @dataclass
 class Errors:
-    """The errors of one forward by the place of the operation, those that round in order; `seen` counts all."""
+    """The errors of one forward by the place of the operation, those that round in order.
+
+    `seen` counts all operations; `in_place` says whether one of them changed a tensor instead of making one.
+    """
 
     of: dict[Place, Error] = field(default_factory=dict)
     seen: int = 0
+    in_place: bool = False
 
 
 def rounding_errors(model: nn.Module, twin: nn.Module, run: Callable[[], Tensor]) -> tuple[Errors, Tensor]:
@@ -83,6 +87,7 @@ class _Redoing(TorchFunctionMode):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UnsupportedError(f"{place} does not run in float64 ({reason}); it has no exact result") from error
         returned = func(*args, **given)
+        self._errors.in_place |= changed(func, args, given) is not None
         self._note(place, made(func, args, given, returned), made(func, *copies, exact))
         return returned
 

@@ -100,7 +100,7 @@ def _largest(rows: Rows) -> Figure | None:
     }
     shape = layout(
         110 + _BAR * len(kept),
-        xaxis=axis("moves the margin by (logits)", zeroline=True, nticks=5),
+        xaxis=axis("moves the margin by (logits)", zeroline=True, nticks=4, tickangle=0),
         yaxis=axis("", type="category", showgrid=False),
     )
     top = kept[-1]
@@ -190,9 +190,9 @@ def _layer(row: Row) -> str:
 
 
 def _operation(row: Row) -> str:
+    """Return a short name: the layer and the kind, the operation where that does not say it, and which one it is."""
+    kind, op, layer = str(row.get("kind")), str(row.get("op")), row.get("layer")
+    name = str(row.get("module") or "model") if layer is None else f"{layer} {kind}"
+    said = op == "linear" or kind == "attention" or name.endswith(op)
     again = f"#{row['occurrence']}" if row.get("occurrence") else ""
-    name = str(row.get("module", ""))
-    layer = row.get("layer")
-    short = name if layer is None else f"{layer} {row.get('kind')}"
-    op = "" if row.get("op") == "linear" else f" {row.get('op')}"
-    return label(f"{short}{op}{again}", 34)
+    return label(f"{name}{'' if said else f' {op}'}{again}", 34)
