@@ -337,3 +337,17 @@ def test_smollm2_adds_up_on_all_prompts(dtype):
         assert abs(value(result, "explained") - 1) < 1e-4, prompt
         assert abs(value(result, "unseen")) < 1e-12
         assert 0.1 < abs(value(result, "deviation")) / value(result, "typical") < 10
+
+
+@pytest.mark.model
+def test_smollm2_with_an_exact_head_has_the_margin_less_the_head_s_contribution():
+    """The head comes last, so what it spent can be taken back: its product of the native state, in float64."""
+    subject = sk.CausalLMSubject(sk.load("smollm2"), PROMPT)
+    result = sk.measure(sk.Ledger(), subject, progress=False)
+    a, b = result.subject["pair"]
+    native, _ = margins(subject, list(subject.ids), (a, b))
+    W, h = subject.model.lm_head.weight.double(), subject.baseline[0].double()
+    exact_head = float((W[a] - W[b]) @ h)
+    [row] = [row for row in operations(result) if row["module"] == "lm_head"]
+    assert row["contribution"] == pytest.approx(native - exact_head, rel=1e-6)
+    assert abs(row["contribution"]) > 1e-7
