@@ -89,7 +89,7 @@ class _Adding(TorchFunctionMode):
         given = dict(kwargs or {})
         # A model switches gradients off around its constants, and detaches what it does not train: errors pass there.
         with torch.enable_grad():
-            returned = args[0] if func is Tensor.detach else func(*args, **given)
+            returned = args[0] if func is Tensor.detach else _differentiable(func, args, dict(given))
             if not computes(func):
                 return returned
             place = self._callers.place(operation(func))
@@ -135,6 +135,13 @@ class _Piece(torch.autograd.Function):
         """Note g e; the errors themselves have no gradient."""
         ctx.effect.add(g * ctx.e)
         return None, None, None, None
+
+
+def _differentiable(func: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call a function; with `out=`, which autograd refuses, as an assignment of what it returns."""
+    out = kwargs.pop("out", None) if isinstance(kwargs.get("out"), Tensor) else None
+    returned = func(*args, **kwargs)
+    return returned if out is None else out.copy_(returned)
 
 
 _APPLY: Any = vars(torch.autograd.Function)["apply"].__func__

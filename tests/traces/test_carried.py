@@ -75,6 +75,18 @@ def constants(x, w):
     return (w @ x) * table
 
 
+def flagged(x, w):
+    y = w @ x
+    nn.functional.silu(y, inplace=True)
+    return y * y
+
+
+def out_argument(x, w):
+    y = torch.zeros_like(x)
+    torch.mul(w @ x, 0.3, out=y)
+    return y * y
+
+
 def several(x, w):
     mean, variance = torch.std_mean(w @ x.expand(3, 4).T, dim=0)
     return torch.cat([mean * variance, x[:1] * 0.3])
@@ -85,6 +97,8 @@ BODIES = {
     "cast": lambda x, w: (w @ x).to(torch.bfloat16).to(torch.float32) * 0.3,
     "in place": in_place,
     "assigned": assigned,
+    "in place by a flag": flagged,
+    "out=": out_argument,
     "constants": constants,
     "detached": lambda x, w: (w @ x).detach() * 0.3,
     "own function": lambda x, w: Square.apply(w @ x),
