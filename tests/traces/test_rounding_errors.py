@@ -136,6 +136,22 @@ def test_what_rounds_nothing_has_no_error(body):
     assert errors.of == {}
 
 
+def counted(x):
+    i = torch.arange(4)
+    i += 1
+    return x * i
+
+
+@pytest.mark.parametrize("body", [in_place_times, set_item, counted, relu_in_place])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_to_watch_changes_nothing(body, dtype):
+    """What is done in place is done once, in float64 and to whole numbers too, where a widened copy would be none."""
+    x = T.to(dtype)
+    errors, answer = errors_of(body, x)
+    assert sk.bits_equal(answer, body(x.clone()))
+    assert dtype != torch.float64 or errors.of == {}
+
+
 def test_errors_are_taken_on_the_inputs_as_they_were():
     """The second operation is judged on what the first one gave, not on what it should have given."""
     errors, y = errors_of(lambda x: (x * x) * x)
@@ -152,6 +168,13 @@ def test_sizes_are_in_units_of_the_last_place():
     _, e, error = one(lambda x: x.to(torch.bfloat16), x)
     assert e.tolist() == [-(2.0**-8), 0.0]
     assert (error.elements, error.max_ulp, error.scaled_ulp) == (1, 0.5, 0.0625)
+
+
+def test_operations_that_give_floats_are_counted():
+    """Two: the product and the view of it. Whole numbers and sizes are none."""
+    errors, _ = errors_of(lambda x: (x * (torch.arange(4) + 1)).view(x.size(0)))
+    assert errors.seen == 2
+    assert [str(place) for place in errors.of] == ["/mul#0"]
 
 
 def test_what_does_not_run_in_float64_is_named():
