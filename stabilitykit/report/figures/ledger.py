@@ -77,9 +77,10 @@ def _way(rows: Rows, first: str) -> Figure | None:
         yaxis=axis("margin, less the true one (logits)", zeroline=True),
     )
     most = max(rows, key=lambda row: abs(row["contribution"]))
+    place = "what is outside the blocks" if most.get("layer") is None else f"layer {_layer(most)}"
     caption = (
         "Each bar begins where the one before ends; blue widens the margin, orange narrows it. All together move it by "
-        f"{rough(ends[-1])} logits, {_layer(most)} most, by {rough(most['contribution'])}. {_OUTSIDE.capitalize()} the "
+        f"{rough(ends[-1])} logits, {place} most, by {rough(most['contribution'])}. {_OUTSIDE.capitalize()} the "
         f"blocks are the embedding, the tables of positions, the last norm and the head.{first}"
     )
     return Figure("From the true margin to the one that was computed", caption, [trace], shape, wide=True)
