@@ -140,7 +140,7 @@ def test_all_errors_make_the_native_number_none_the_true_one_and_their_effects_t
     nodes, weights = shares_of_error(3)
     total = sum(weight * sum(ways(at(node)).values()) for node, weight in zip(nodes, weights, strict=True))
     assert native != true
-    assert total == pytest.approx(native - true, rel=1e-6)
+    assert total == pytest.approx(native - true, rel=1e-6, abs=0)
 
 
 def test_each_effect_is_the_gradient_times_the_error():
@@ -155,9 +155,9 @@ def test_each_effect_is_the_gradient_times_the_error():
     found = at(0.5)
     assert list(ways(found)) == ["/mul#0", "/matmul#0", "/tanh#0"]
     for effect, product in zip(found.effects.values(), products, strict=True):
-        assert effect.contribution == pytest.approx(float(product.sum()), rel=1e-12)
-        assert effect.absolute == pytest.approx(float(product.abs().sum()), rel=1e-12)
-        assert effect.squares == pytest.approx(float((product**2).sum()), rel=1e-12)
+        assert effect.contribution == pytest.approx(float(product.sum()), rel=1e-12, abs=0)
+        assert effect.absolute == pytest.approx(float(product.abs().sum()), rel=1e-12, abs=0)
+        assert effect.squares == pytest.approx(float((product**2).sum()), rel=1e-12, abs=0)
         assert effect.absolute > abs(effect.contribution) > 0
 
 

@@ -112,9 +112,9 @@ def test_a_planted_rounding_is_found_where_it_is_and_is_the_whole_deviation():
     native, true = margins(subject, IDS, result.subject["pair"])
     assert abs(native - true) > 1e-6
     assert value(result, "deviation") == native - true
-    assert value(result, "margin") == pytest.approx(true, rel=1e-14)
-    assert row["contribution"] == pytest.approx(native - true, rel=1e-9)
-    assert row["share"] == pytest.approx(1, rel=1e-9)
+    assert value(result, "margin") == pytest.approx(true, rel=1e-14, abs=0)
+    assert row["contribution"] == pytest.approx(native - true, rel=1e-9, abs=0)
+    assert row["share"] == pytest.approx(1, rel=1e-9, abs=0)
     assert row["scaled_ulp"] * 2.0**-45 == pytest.approx(0.25, abs=0.26)  # at most half a ULP of bfloat16, in float64's
     assert value(result, "operations") == 1
     assert value(result, "unseen") == pytest.approx(0, abs=1e-14)
@@ -129,8 +129,8 @@ def test_two_planted_roundings_are_told_apart():
     result = sk.measure(sk.Ledger(points=6), subject, progress=False)
     shares = [row["contribution"] for row in operations(result)]
     assert [row["module"] for row in operations(result)] == ["transformer.h.0.mlp", "transformer.h.2.mlp"]
-    assert shares == pytest.approx(integrals(subject, result.subject["pair"]), rel=1e-5)
-    assert sum(shares) == pytest.approx(value(result, "deviation"), rel=1e-9)
+    assert shares == pytest.approx(integrals(subject, result.subject["pair"]), rel=1e-5, abs=0)
+    assert sum(shares) == pytest.approx(value(result, "deviation"), rel=1e-9, abs=0)
     assert min(map(abs, shares)) > 1e-6
 
 
@@ -179,9 +179,9 @@ def test_the_sum_is_the_deviation(family, dtype):
     result = sk.measure(sk.Ledger(), subject, progress=False)
     native, true = margins(subject, IDS, result.subject["pair"])
     assert native != true
-    assert value(result, "deviation") == pytest.approx(native - true, rel=1e-6)
+    assert value(result, "deviation") == pytest.approx(native - true, rel=1e-6, abs=0)
     total = math.fsum(row["contribution"] for row in operations(result))
-    assert total == pytest.approx(native - true, rel=1e-5 if dtype == "float32" else 1e-3)
+    assert total == pytest.approx(native - true, rel=1e-5 if dtype == "float32" else 1e-3, abs=0)
     assert value(result, "remainder") == pytest.approx(native - true - total, abs=1e-14)
     assert abs(value(result, "unseen")) < 1e-13
     assert 0 < value(result, "operations") < value(result, "operations_seen")
@@ -202,11 +202,11 @@ def test_kinds_and_layers_are_the_operations_summed_up(ledger):
             inside = [row for row in rows if row[column] == group[column]]
             assert group["operations"] == len(inside) > 0
             for name in ("contribution", "share", "absolute", "typical_share"):
-                assert group[name] == pytest.approx(math.fsum(row[name] for row in inside), rel=1e-9), name
-            assert group["typical"] == pytest.approx(math.hypot(*(row["typical"] for row in inside)))
+                assert group[name] == pytest.approx(math.fsum(row[name] for row in inside), rel=1e-9, abs=0), name
+            assert group["typical"] == pytest.approx(math.hypot(*(row["typical"] for row in inside)), rel=1e-9, abs=0)
     assert [row["layer"] for row in ledger.rows if row["part"] == "layer"] == [0, 1, 2, None]
-    assert math.fsum(row["typical_share"] for row in rows) == pytest.approx(1)
-    assert math.fsum(row["share"] for row in rows) == pytest.approx(value(ledger, "explained"))
+    assert math.fsum(row["typical_share"] for row in rows) == pytest.approx(1, rel=1e-9, abs=0)
+    assert math.fsum(row["share"] for row in rows) == pytest.approx(value(ledger, "explained"), rel=1e-9, abs=0)
     kinds = {row["kind"] for row in rows}
     assert {"lm_head", "q_proj", "down_proj", "attention", "residual add", "input_layernorm", "norm"} <= kinds
     assert {"self_attn mul", "self_attn add", "mlp mul", "act_fn", "rotary_emb"} <= kinds
@@ -215,10 +215,12 @@ def test_kinds_and_layers_are_the_operations_summed_up(ledger):
 
 def test_readings_follow_from_the_rows(ledger):
     rows, deviation = operations(ledger), value(ledger, "deviation")
-    assert value(ledger, "turnover") == pytest.approx(math.fsum(abs(row["contribution"]) for row in rows))
-    assert value(ledger, "cancellation") == pytest.approx(value(ledger, "turnover") / abs(deviation))
-    assert value(ledger, "typical") == pytest.approx(math.hypot(*(row["typical"] for row in rows)))
-    assert value(ledger, "margin_spent") == pytest.approx(abs(deviation) / value(ledger, "margin"))
+    assert value(ledger, "turnover") == pytest.approx(
+        math.fsum(abs(row["contribution"]) for row in rows), rel=1e-9, abs=0
+    )
+    assert value(ledger, "cancellation") == pytest.approx(value(ledger, "turnover") / abs(deviation), rel=1e-9, abs=0)
+    assert value(ledger, "typical") == pytest.approx(math.hypot(*(row["typical"] for row in rows)), rel=1e-9, abs=0)
+    assert value(ledger, "margin_spent") == pytest.approx(abs(deviation) / value(ledger, "margin"), rel=1e-9, abs=0)
     assert value(ledger, "operations") == len(rows)
     top = max(rows, key=lambda row: abs(row["contribution"]))
     assert value(ledger, "largest_share") == top["share"] == top["contribution"] / deviation
@@ -226,8 +228,8 @@ def test_readings_follow_from_the_rows(ledger):
     assert all(row["absolute"] >= abs(row["contribution"]) for row in rows)
     points = ledger.arrays["contribution"]
     assert points.shape == (2, len(rows))
-    assert points.mean(axis=0) == pytest.approx([row["contribution"] for row in rows])
-    assert ledger.arrays["error_share"] == pytest.approx([0.5 - 12**-0.5, 0.5 + 12**-0.5])
+    assert points.mean(axis=0) == pytest.approx([row["contribution"] for row in rows], rel=1e-9, abs=0)
+    assert ledger.arrays["error_share"] == pytest.approx([0.5 - 12**-0.5, 0.5 + 12**-0.5], rel=1e-9, abs=0)
 
 
 def test_constants_that_are_rounded_are_in_the_table(ledger):
@@ -252,7 +254,7 @@ def test_a_given_pair_turns_the_sign(ledger, llama):
     assert value(turned, "deviation") == -value(ledger, "deviation")
     assert value(turned, "margin") < 0
     pairs = zip(operations(turned), operations(ledger), strict=True)
-    assert all(one["contribution"] == pytest.approx(-other["contribution"]) for one, other in pairs)
+    assert all(one["contribution"] == pytest.approx(-other["contribution"], rel=1e-9, abs=0) for one, other in pairs)
     assert "; in true float64 the other token comes first: " in turned.sentence
 
 
@@ -349,5 +351,5 @@ def test_smollm2_with_an_exact_head_has_the_margin_less_the_head_s_contribution(
     W, h = subject.model.lm_head.weight.double(), subject.baseline[0].double()
     exact_head = float((W[a] - W[b]) @ h)
     [row] = [row for row in operations(result) if row["module"] == "lm_head"]
-    assert row["contribution"] == pytest.approx(native - exact_head, rel=1e-6)
+    assert row["contribution"] == pytest.approx(native - exact_head, rel=1e-6, abs=0)
     assert abs(row["contribution"]) > 1e-7
