@@ -258,6 +258,33 @@ def test_a_given_pair_turns_the_sign(ledger, llama):
     assert "; in true float64 the other token comes first: " in turned.sentence
 
 
+def test_the_margin_of_distant_logits_is_exact(llama):
+    """A difference taken in float32 would round; that of a large and a small logit is taken in float64."""
+    with torch.no_grad():
+        z = llama.model(input_ids=torch.tensor([IDS]), use_cache=False, logits_to_keep=1).logits[0, -1]
+    pair = (int(z.argmax()), int(z.abs().argmin()))
+    native, true = margins(llama, IDS, pair)
+    assert native != float(z[pair[0]] - z[pair[1]])
+    result = sk.measure(sk.Ledger(pair=pair), llama, progress=False)
+    assert value(result, "deviation") == pytest.approx(native - true, rel=1e-9, abs=0)
+    assert value(result, "explained") == pytest.approx(1, rel=1e-5)
+
+
+def test_layer_1_is_not_layer_10():
+    loaded = sk.load("tiny", load_args={"num_hidden_layers": 12})
+    result = sk.measure(sk.Ledger(points=1), sk.CausalLMSubject(loaded, [3, 1, 2]), progress=False)
+    for row in operations(result):
+        parts = row["module"].split(".")
+        assert row["layer"] == (int(parts[2]) if parts[:2] == ["model", "layers"] else None)
+    assert {row["layer"] for row in operations(result)} == {*range(12), None}
+
+
+def test_a_module_in_a_list_has_the_kind_of_the_list():
+    subject = exact_gpt2(lambda mlp: nn.Sequential(mlp, Cast(nn.Identity())))
+    [row] = operations(sk.measure(sk.Ledger(), subject, progress=False))
+    assert (row["module"], row["kind"]) == ("transformer.h.1.mlp.1", "mlp to")
+
+
 def test_the_path_and_batch_of_the_subject_do_not_matter(ledger, llama):
     decoding = sk.CausalLMSubject(llama.loaded, PROMPT, path="decode", batch=4)
     result = sk.measure(sk.Ledger(), decoding, progress=False)
