@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from stabilitykit.traces.bisect import bisect as bisect
     from stabilitykit.traces.compare import TraceComparison as TraceComparison
     from stabilitykit.traces.cross_device import CrossDevice as CrossDevice
+    from stabilitykit.traces.ledger import Ledger as Ledger
     from stabilitykit.traces.operations import OperationLog as OperationLog
     from stabilitykit.traces.operations import operations_at as operations_at
     from stabilitykit.traces.record import record as record
@@ -168,6 +169,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "record",
     "write_recording",
     "Way",
+    "Ledger",
     # kinds of noise
     "Perturbation",
     "UlpNoise",
@@ -283,6 +285,7 @@ _HOMES = {
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
+    "traces.ledger": ("Ledger",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

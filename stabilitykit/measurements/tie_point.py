@@ -128,9 +128,13 @@ def lanes(subject: Subject) -> int:
 
 def pair_of(subject: Subject, pair: tuple[int, int] | None) -> tuple[int, int]:
     """Return the two tokens with the largest logits at x0, or the given ones; UsageError for what is no pair."""
-    z = subject.baseline[0]
+    return pair_in(subject.baseline[0], pair, subject.name)
+
+
+def pair_in(z: Tensor, pair: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """As `pair_of`, in logits z (V,) of what is called `name`."""
     if z.numel() < 2:
-        raise UsageError(f"{subject.name} gives {z.numel()} number: a tie takes two")
+        raise UsageError(f"{name} gives {z.numel()} number: a tie takes two")
     if pair is None:
         first = int(z.argmax())
         rest = z.clone()

@@ -72,6 +72,7 @@ CHAPTERS = (
         "Whether the text that the model writes hangs by a thread, and which prompts would read differently elsewhere.",
         {
             "Margins": "Which prompts would another device continue with another token?",
+            "Ledger": "Which operation's rounding moved the margin of the next token, and by how much?",
         },
     ),
     Chapter(
@@ -171,6 +172,11 @@ GLOSSARY = {
     "teacher forcing": "One side reads the other's tokens instead of its own, so that every step asks both the same.",
     "explained divergence": "Texts part where the margins moved by at least as much as was left of them: a near-tie.",
     "probe": "A digest of what single operations give on stored inputs. Equal probes are one device.",
+    "deviation": "What all rounding of a forward does to the margin: as computed, less in true float64.",
+    "contribution": "What one operation's own rounding does to the margin. All add up to the deviation; some cancel.",
+    "typical deviation": "How large the deviation would be if every rounding's sign were a coin's: the size that "
+    "another device, whose signs differ, is likely to show.",
+    "remainder": "What the contributions do not explain of the deviation, and what rounds unseen.",
     "flip forecast": "The chance that another device takes another token, from the token's margin and the noise that "
     "other ways of computing the same text show here.",
     "flip rate": "The share of disturbed inputs after which the model would say another token.",

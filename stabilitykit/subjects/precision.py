@@ -71,12 +71,18 @@ def true_float64() -> Iterator[None]:
 
     Most models cast to float32 whatever their dtype: RMSNorm its input, the softmax its result, the rotary embedding
     its angles. Inside, `.float()`, `.half()`, `.bfloat16()`, `.type(narrow)`, `.type_as(narrow)`, `.to(narrow)` and
-    every `dtype=` below float64 mean float64; integers become float64 where float32 was asked. Weights and inputs must
-    be float64 already. Works under autograd, both modes. Code below torch's Python functions is not seen: a grouped
-    matmul of experts refuses float64 and needs `experts_implementation="eager"`.
+    every `dtype=` below float64 mean float64; integers become float64 where float32 was asked. So does the default
+    dtype, that of new tensors and of integers times a fraction. Weights and inputs must be float64 already. Works under
+    autograd, both modes. Code below torch's Python functions is not seen: a grouped matmul of experts refuses float64
+    and needs `experts_implementation="eager"`.
     """
-    with _Float64():
-        yield
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Float64():
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def in_double(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

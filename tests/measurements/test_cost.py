@@ -66,6 +66,7 @@ def suite(profile, loaded):
         (sk.WeightGain(), prefill),
         (sk.BlockGain(), prefill),
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
+        (sk.Ledger(), prefill),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
     ]
 

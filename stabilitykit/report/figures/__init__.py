@@ -19,6 +19,7 @@ from stabilitykit.report.figures import (
     jumps,
     kernels,
     landscape,
+    ledger,
     margins,
     noise,
     operators,
@@ -76,6 +77,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Landscape": landscape.draw,
     "Zoom": landscape.draw,
     "Margins": margins.draw,
+    "Ledger": ledger.draw,
 }
 
 
