@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
+    from stabilitykit.traces.drift import Drift as Drift
 
 __version__ = "0.1.0"
 
@@ -139,6 +140,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "WeightGain",
     "BlockGain",
     "DirectionalGain",
+    "Drift",
     "GainByDtype",
     "Representability",
     "NoiseTest",
@@ -250,6 +252,7 @@ _HOMES = {
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
+    "traces.drift": ("Drift",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -124,9 +124,11 @@ def _rows(text: Text, said: Sequence[int] | None) -> Iterator[Tensor]:
 
 
 def _operations(loaded: LoadedModel, taken: _Taken, steps: Iterable[int]) -> dict[int, OperationLog]:
+    chosen = [step for step in steps if step < len(taken.tokens)]
+    if not chosen:
+        return {}
     from stabilitykit.traces.operations import operations_at
 
-    chosen = [step for step in steps if step < len(taken.tokens)]
     return {step: operations_at(loaded, taken.text.ids, taken.tokens, step) for step in chosen}
 
 

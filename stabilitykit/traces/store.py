@@ -158,10 +158,10 @@ def _states(
 
 
 def _operations(folder: Path, key: str, contents: Mapping[str, bytes]) -> Iterator[tuple[int, OperationLog]]:
-    from stabilitykit.traces.operations import OperationLog
-
     for name in sorted(contents):
         if name.startswith(f"operations-{key}-s"):
+            from stabilitykit.traces.operations import OperationLog
+
             path = folder / name
             try:
                 data = json.loads(contents[name])
