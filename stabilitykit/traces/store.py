@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-import stabilitykit
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
@@ -92,7 +92,7 @@ def _manifest(recording: Recording) -> dict[str, Any]:
     named = next((one.states for one in recording.generations), {})
     return {
         "schema": SCHEMA,
-        "kit": stabilitykit.__version__,
+        "kit": version("stabilitykit"),
         **{name: getattr(recording, name) for name in kept},
         "states": _states_kept(set(named)),
         "stages": stage_rows(recording.stages),
