@@ -54,8 +54,8 @@ class Readout:
         kept = torch.tensor(list(ids), device=self.device)
         weight: Tensor = self.head.weight  # type: ignore[assignment]
         bias: Any = getattr(self.head, "bias", None)
-        offsets = torch.zeros(len(ids), dtype=torch.float64) if bias is None else bias[kept].double().cpu()
-        return weight[kept].double().cpu(), offsets
+        offsets = torch.zeros(len(ids), dtype=torch.float64) if bias is None else bias.detach()[kept].double().cpu()
+        return weight.detach()[kept].double().cpu(), offsets
 
     def preference(self, state: Tensor, first: int, second: int) -> tuple[float, bool]:
         """Return logit of `first` minus that of `second` in a state that was normed (H,), and whether they tie.

@@ -26,9 +26,7 @@ def test_rounded_coordinates_are_those_of_exact_decimals(dtype):
     assert list(found) == [f"decimal_{q}" for q in range(1, 16)]
     for q in DECIMALS:
         unit = Decimal(1).scaleb(-q)
-        rounded = [
-            [Decimal(x).quantize(unit, ROUND_HALF_EVEN) for x in one.double().tolist()] for one in (a, b)
-        ]
+        rounded = [[Decimal(x).quantize(unit, ROUND_HALF_EVEN) for x in one.double().tolist()] for one in (a, b)]
         assert found[f"decimal_{q}"] == sum(x != y for x, y in zip(*rounded, strict=True)), q
 
 
