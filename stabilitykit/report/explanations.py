@@ -72,6 +72,7 @@ CHAPTERS = (
         "Whether the text that the model writes hangs by a thread, and which prompts would read differently elsewhere.",
         {
             "Margins": "Which prompts would another device continue with another token?",
+            "Drift": "How far are two runs apart on their way, and where do they come to prefer other tokens?",
         },
     ),
     Chapter(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stabilitykit.report.figures import (
     chains,
     changes,
+    drift,
     dtypes,
     fan,
     fate,
@@ -73,6 +74,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Landscape": landscape.draw,
     "Zoom": landscape.draw,
     "Margins": margins.draw,
+    "Drift": drift.draw,
 }
 
 
