@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
+    from stabilitykit.prompts import Prompt as Prompt
     from stabilitykit.report.read import read as read
     from stabilitykit.results.failure import StabilityFailure as StabilityFailure
     from stabilitykit.results.metric import Metric as Metric
@@ -88,7 +89,14 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
+    from stabilitykit.traces.compare import TraceComparison as TraceComparison
+    from stabilitykit.traces.cross_device import CrossDevice as CrossDevice
     from stabilitykit.traces.drift import Drift as Drift
+    from stabilitykit.traces.record import record as record
+    from stabilitykit.traces.recording import Recording as Recording
+    from stabilitykit.traces.store import read_recording as read_recording
+    from stabilitykit.traces.store import write_recording as write_recording
+    from stabilitykit.traces.trace import Trace as Trace
 
 __version__ = "0.1.0"
 
@@ -145,6 +153,14 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Representability",
     "NoiseTest",
     "Margins",
+    "CrossDevice",
+    "Prompt",
+    "Recording",
+    "Trace",
+    "TraceComparison",
+    "read_recording",
+    "record",
+    "write_recording",
     "Way",
     # kinds of noise
     "Perturbation",
@@ -242,6 +258,13 @@ _HOMES = {
     "results.failure": ("StabilityFailure",),
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
+    "prompts": ("Prompt",),
+    "traces.compare": ("TraceComparison",),
+    "traces.cross_device": ("CrossDevice",),
+    "traces.record": ("record",),
+    "traces.recording": ("Recording",),
+    "traces.store": ("read_recording", "write_recording"),
+    "traces.trace": ("Trace",),
     "subjects.causal_lm": ("CausalLMSubject",),
     "subjects.generation": ("Way",),
     "subjects.kernel": ("Kernel",),

@@ -18,6 +18,7 @@ from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings,
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
+_GENERATION = "test_generation"  # the file of the suite that records
 _COMMANDS = {"compare": cli_compare, "devices": cli_devices, "margins": cli_margins}
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
 _STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, BAD_INPUT + 2: 2, BAD_INPUT + 3: 3}
@@ -55,7 +56,9 @@ def _run(given: dict[str, Any], rest: list[str]) -> int:
     asked = {**given, "suite": True, "report": given["report"] or _REPORT}
     _check(resolve(lambda option: asked.get(option.name), lambda _: None, Path.cwd()))
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
-    command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *rest]
+    # A recording takes two minutes; the rest of the suite would take five more that nobody asked for.
+    chosen = ["-k", _GENERATION] if (given["record"] or given["against"]) and not rest else rest
+    command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *chosen]
     told = {
         **os.environ,
         COMMAND: shlex.join(["stabilitykit", "run", *_shown(given), *(["--", *rest] if rest else [])]),
@@ -110,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="measure a model and write the report",
-        description="Measure a model and write the report (default: reports). Arguments after -- go to pytest.",
+        description="Measure a model and write the report (default: reports). Arguments after -- go to pytest. With "
+        "--record or --against, and nothing after --, only the generation is measured.",
         allow_abbrev=False,
     )
     for option in _offered():

@@ -1,30 +1,97 @@
-"""`stabilitykit compare A B`: two files of tensors, bit by bit."""
+"""`stabilitykit compare A B`: two recordings of a generation, or two files of tensors, bit by bit."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from stabilitykit.errors import UsageError
 
 if TYPE_CHECKING:
+    from stabilitykit.results.result import Result
     from stabilitykit.traces.tensor_files import Compared
 
-HELP = "compare two files of tensors bit by bit; exit 1 where a bit differs"
-_MOST, _NAME = 40, 44
+HELP = "compare two recordings, or two files of tensors, bit by bit; exit 1 where they differ"
+_MOST, _NAME, _PROMPT = 40, 44, 36
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("left", metavar="A", type=Path, help="a .safetensors or .npy file")
+    parser.add_argument("left", metavar="A", type=Path, help="a recording's folder, or a .safetensors or .npy file")
     parser.add_argument("right", metavar="B", type=Path, help="another one")
-    parser.add_argument("--json", action="store_true", help="print every tensor as JSON")
+    parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
+    parser.add_argument("--report", metavar="DIR", help="of recordings: write the report into this folder")
 
 
-def run(given: argparse.Namespace, _words: Sequence[str]) -> tuple[int, list[str]]:
+def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]]:
     """Compare; return 1 where anything differs, else 0, and the lines to print."""
+    folders = [path.is_dir() for path in (given.left, given.right)]
+    if all(folders):
+        return _recordings(given, words)
+    if any(folders):
+        raise UsageError(f"{given.left} and {given.right} are a folder and a file; name two of one kind")
+    if given.report:
+        raise UsageError("a report is written of recordings, which are folders; files of tensors have --json")
+    return _files(given)
+
+
+def _recordings(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]]:
+    from stabilitykit.measurements.measure import measure
+    from stabilitykit.report import write_one
+    from stabilitykit.traces.compare import TraceComparison
+    from stabilitykit.traces.store import read_recording
+
+    a, b = read_recording(given.left), read_recording(given.right)
+    result = measure(TraceComparison(a), b, progress=False)
+    status = int(result.verdict == "differs")
+    written = []
+    if given.report:
+        command = shlex.join(["stabilitykit", "compare", *words])
+        settings = {"reference": str(given.left), "recording": str(given.right)}
+        written = [f"written: {write_one(result, given.report, result.check_id, command, settings)}"]
+    if given.json:
+        return status, [result.to_json()]
+    return status, [*_told(result), *written]
+
+
+def _told(result: Result) -> list[str]:
+    """Return a line for each prompt, the earliest divergence first, and the sentence."""
+    from stabilitykit.report.text import shown
+
+    prompts = [row for row in result.rows if row["part"] == "prompt"]
+    prompts.sort(key=lambda row: (row["divergence_index"] is None, row["agreed"], row["number"]))
+    lines = [f"{'prompt':<{_PROMPT}}  tokens agree  bits part at (step, stage)"]
+    lines += [_prompt(row) for row in prompts[:_MOST]]
+    if len(prompts) > _MOST:
+        lines.append(f"... and {len(prompts) - _MOST} more; --json has them all")
+    return [*lines, "", shown(result.sentence)]
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    from stabilitykit.report.text import shortened, shown
+
+    name = shortened(shown(row["prompt"]), _PROMPT)
+    agreed = f"{row['agreed']} of {row['tokens']}"
+    where = "none" if row["first_step"] is None else f"{row['first_step']}, {row['op'] or row['stage']}"
+    return f"{name:<{_PROMPT}}  {agreed:<12}  {where}{shown(_call(row))}"
+
+
+def _call(row: Mapping[str, Any]) -> str:
+    """Return what both sides said where the texts part."""
+    if row["divergence_index"] is None:
+        return ""
+    if row["token_id"] is None:
+        return "; one text ends there"
+    sides = [f"{row[f'{side}token']!r} by {row[f'{side}margin']:.3g}" for side in ("", "other_")]
+    return f"; {sides[0]} against {sides[1]} logit"
+
+
+def _files(given: argparse.Namespace) -> tuple[int, list[str]]:
     from stabilitykit.results.plain import to_plain
     from stabilitykit.traces.tensor_files import compare
 

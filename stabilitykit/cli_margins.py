@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,16 +142,13 @@ def _write(given: argparse.Namespace, settings: Settings, result: Result, words:
 
 
 def _report(settings: Settings, result: Result, words: Sequence[str]) -> Path:
-    from stabilitykit.report import write
-    from stabilitykit.results.record import Record, Run
+    from stabilitykit.report import write_one
 
     assert settings.report is not None
     model = re.sub(r"[^\w.@-]+", "_", re.split(r"[/\\]", settings.models[0].rstrip("/\\"))[-1])
-    record = Record(f"{result.check_id}[{model}-{settings.dtypes[0]}]", "", result.verdict, result)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     command = shlex.join(["stabilitykit", "margins", *words])
-    run = Run(uuid.uuid4().hex, started, command, settings.to_dict(), result.environment)
-    return write(run, [record], settings.report)
+    check_id = f"{result.check_id}[{model}-{settings.dtypes[0]}]"
+    return write_one(result, settings.report, check_id, command, settings.to_dict())
 
 
 def _option(name: str) -> Option:

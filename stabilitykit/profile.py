@@ -21,7 +21,8 @@ class Profile:
     kind. `vectors`: how many singular vectors are searched along. `beyond`: inputs tried past a first change.
     `processes`: fresh processes that are asked. `grid`: points on each axis of a map, in each of the `planes`.
     `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
-    `margins`: prompts that are continued (None for all), and tokens of each.
+    `margins`: prompts that are continued (None for all), and tokens of each; `generation`: the same for recordings,
+    which are compared with those of fresh processes in the settings `devices`.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Profile:
     planes: tuple[tuple[str, str], ...]
     flips: tuple[tuple[str, ...], int, int]
     margins: tuple[int | None, int]
+    generation: tuple[int | None, int]
+    devices: tuple[str, ...]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -85,6 +88,8 @@ PROFILES = {
         planes=(("v1", "v2"),),
         flips=(("v1", "v2"), 16, 4),
         margins=(2, 12),
+        generation=(2, 12),
+        devices=("cpu-ref",),
     ),
     "standard": Profile(
         "standard",
@@ -115,6 +120,8 @@ PROFILES = {
         planes=(("v1", "v2"),),
         flips=(("v1", "v2", "v3", "v4", "v5"), 128, 16),
         margins=(None, 64),
+        generation=(None, 96),
+        devices=("cpu-aten", "cpu-mkl", "cpu-ref"),
     ),
     "paper": Profile(
         "paper",
@@ -148,5 +155,7 @@ PROFILES = {
         planes=(("v1", "v2"), ("v1", "v10"), ("v1", "v_last")),
         flips=(("v1", "v2", "v3", "v4", "v5"), 1000, 64),
         margins=(None, 256),
+        generation=(None, 1000),
+        devices=("cpu-threads1", "cpu-aten", "cpu-mkl", "cpu-mkl-strict", "cpu-ref"),
     ),
 }

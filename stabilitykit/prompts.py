@@ -27,21 +27,19 @@ DEFAULT_PROMPTS = (
 
 GENERATION_PROMPTS = (
     Prompt("Rain begins with water that the sun lifts from the sea, and it", "answerable"),
-    Prompt(
-        "The ice fishers of Lake Victoria, who lived on its sea ice until May 2021, used to",
-        "false premise",
-    ),
+    Prompt("In the treaty of 1871 Bavaria promised the dolphins of the Adriatic that", "false premise"),
     Prompt("The printing press changed how people in Europe shared knowledge, since", "answerable"),
+    Prompt("The people who settled inside Mount Etna after 2010 spend their days", "false premise"),
+    Prompt("Bread dough rises because the yeast in it", "answerable"),
     Prompt("When the Moon was painted green in 1998, the company that delivered the paint", "false premise"),
     Prompt("Blood flows through the chambers of the heart in this order: first", "answerable"),
     Prompt("At the opening of the Suez Canal the orchestra of cats played", "false premise"),
-    Prompt("Bread dough rises because the yeast in it", "answerable"),
-    Prompt("In the treaty of 1871 Bavaria promised the dolphins of the Adriatic that", "false premise"),
     Prompt("The seasons are opposite in the two hemispheres because", "answerable"),
-    Prompt("The people who settled inside Mount Etna after 2010 spend their days", "false premise"),
+    Prompt("The ice fishers of Lake Victoria, who lived on its sea ice until May 2021, used to", "false premise"),
 )
 """What is continued when a generation is recorded: openings with a true continuation, and some that assume what is
-false. None ends a sentence, so that a model that was taught to answer goes on writing."""
+false, in turn. None ends a sentence, so that a model that was taught to answer goes on writing. In bfloat16 the default
+model writes the first five at near-ties."""
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import stabilitykit
 from stabilitykit.errors import UsageError
 from stabilitykit.profile import PROFILES, Profile
 from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
+from stabilitykit.traces import LEVELS, STATES
 
 if TYPE_CHECKING:
     from stabilitykit.results.limit import Limit
@@ -24,7 +25,7 @@ COMMAND = "STABILITYKIT_COMMAND"
 BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
-_ASIDE = {"report", "suite", "resume", "dry_run", "progress"}
+_ASIDE = {"record", "report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -62,6 +63,12 @@ OPTIONS = (
     Option("attention", "attention implementation to load the model with, such as eager or sdpa", "NAME"),
     Option("experts", "experts implementation to load the model with, such as eager", "NAME"),
     Option("load-arg", "argument for the model's loader, VALUE read as JSON if it is", "KEY=VALUE", kind="list"),
+    Option("tokens", "tokens to generate of each prompt, where a generation is recorded or compared", "N"),
+    Option("record", "keep the recorded generation in this folder, to compare it on another machine", "DIR"),
+    Option("record-level", "how closely to record: block, module, op (operations of one step too)", "NAME", "module"),
+    Option("record-states", "whose vectors to keep beside digests: none, norm, blocks, all", "NAME", "none"),
+    Option("record-step", "the step whose operations are recorded at level op; 0 reads the prompt", "N", "0", "number"),
+    Option("against", "compare with the recording in this folder, made on another device or before a change", "DIR"),
     Option("seed", "seed of everything drawn at random", "N", "0", "number"),
     Option("suite", "run the installed suite stability_tests; without other arguments, run it alone", kind="flag"),
     Option("replay", "try the worst directions recorded in this report folder before any are drawn", "DIR"),
@@ -88,6 +95,12 @@ class Settings:
     attention: str | None = None
     experts: str | None = None
     load_args: tuple[tuple[str, Any], ...] = ()
+    tokens: int | None = None
+    record: Path | None = None
+    record_level: str = "module"
+    record_states: str = "none"
+    record_step: int = 0
+    against: Path | None = None
     seed: int = 0
     suite: bool = False
     replay: Path | None = None
@@ -106,6 +119,8 @@ class Settings:
             "profile": self.profile.name,
             "report": None if self.report is None else str(self.report),
             "replay": None if self.replay is None else str(self.replay),
+            "record": None if self.record is None else str(self.record),
+            "against": None if self.against is None else str(self.against),
             "limits": [str(limit) for limit in self.limits],
             "load_args": dict(self.load_args),
         }
@@ -147,7 +162,13 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
         load_args=_load_args(raw["load-arg"]),
-        seed=_seed(raw["seed"]),
+        tokens=_whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
+        record=roots["record"] / raw["record"] if raw["record"] else None,
+        record_level=_one_of("record-level", raw["record-level"], LEVELS),
+        record_states=_one_of("record-states", raw["record-states"], STATES),
+        record_step=_whole("record-step", raw["record-step"], 0),
+        against=_recording(roots["against"], raw["against"]),
+        seed=_whole("seed", raw["seed"], 0),
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
         resume=_resume(raw["resume"], report),
@@ -189,10 +210,24 @@ def _profile(value: str) -> Profile:
     return PROFILES[value]
 
 
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise UsageError(f"{name} {value!r} is none of {', '.join(known)}")
+    return value
+
+
 def _folder(name: str, root: Path, value: str) -> Path | None:
     if value and not (root / value / "run.json").is_file():
         raise UsageError(f"{name} {value!r} holds no run.json; name a folder that a run wrote its report into")
     return root / value if value else None
+
+
+def _recording(root: Path, value: str) -> Path | None:
+    """Return the folder of a recording, or of several, each in a folder of its own."""
+    folder = root / value
+    if value and not (any(folder.glob("manifest.json")) or any(folder.glob("*/manifest.json"))):
+        raise UsageError(f"against {value!r} holds no manifest.json; name a folder that a run recorded into")
+    return folder if value else None
 
 
 def _resume(value: Any, report: str) -> bool:
@@ -201,9 +236,9 @@ def _resume(value: Any, report: str) -> bool:
     return bool(value)
 
 
-def _seed(value: str | int) -> int:
-    if not str(value).isdecimal():
-        raise UsageError(f"seed {value!r} is not a whole number from 0 up")
+def _whole(name: str, value: str | int, least: int) -> int:
+    if not str(value).isdecimal() or int(value) < least:
+        raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
     return int(value)
 
 

@@ -12,6 +12,7 @@ from stabilitykit.plugin import facade, fixtures, hookspecs, options, plan, reco
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
+from stabilitykit.plugin.fixtures import stability_device as stability_device
 from stabilitykit.plugin.fixtures import stability_model as stability_model
 from stabilitykit.plugin.fixtures import stability_subject as stability_subject
 

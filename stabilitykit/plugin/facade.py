@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
-from stabilitykit.plugin import plan, resume
+from stabilitykit.plugin import generations, plan, resume
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.replay import REPLAY
@@ -37,6 +37,7 @@ class Stability:
         self._vectors = vectors
         self._models: dict[tuple[str, str], Any] = {}
         self._subjects: dict[tuple[Any, ...], tuple[Any, Subject]] = {}
+        self._recordings: dict[Path, Any] = {}
         self.settings: Settings = config.stash[SETTINGS]
         self.profile: Profile = self.settings.profile
         self.prompts: tuple[str, ...] = self.settings.prompts[: self.profile.prompts]
@@ -132,6 +133,29 @@ class Stability:
         """Return `subject(prompt, **how)` for each prompt of the profile."""
         return [self.subject(prompt, **how) for prompt in self.prompts]
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The prompts that are continued, and how many tokens of each."""
+        return generations.asked(self.settings)
+
+    def recording(self, loaded: Any) -> dict[str, Any]:
+        """Return where the recording of a model is kept, and how closely it looks; nothing without the option."""
+        if self.settings.record is None:
+            return {}
+        folder = generations.place(self.settings.record, self.settings, _choice(loaded))
+        return {"folder": str(folder), **generations.kept(self.settings)}
+
+    def against(self, loaded: Any) -> Any:
+        """Return the recording that a model is compared with, None without `--stability-against`."""
+        from stabilitykit.traces.store import read_recording
+
+        if self.settings.against is None:
+            return None
+        place = generations.place(self.settings.against, self.settings, _choice(loaded))
+        if place not in self._recordings:
+            self._recordings[place] = read_recording(place)
+        return self._recordings[place]
+
     def load(self, spec: str | None = None, dtype: str | None = None) -> Any:
         """Return the model as the run's options ask for it, loaded once; by default the first in its first dtype."""
         key = (spec or self.settings.models[0], dtype or self.settings.dtypes[0])
@@ -151,6 +175,14 @@ class Stability:
         """Let go of a model and of its subjects: the next one may need the memory."""
         self._models = {key: model for key, model in self._models.items() if model is not loaded}
         self._subjects = {key: held for key, held in self._subjects.items() if held[0] is not loaded}
+
+
+def _choice(loaded: Any) -> str:
+    """Return the name of a model in its dtype, as test ids have it."""
+    from stabilitykit.numerics.bits import name_of
+    from stabilitykit.plugin.fixtures import ModelChoice
+
+    return ModelChoice(loaded.spec, name_of(loaded.model.dtype)).id
 
 
 def _listed(subject: Any) -> list[Any]:

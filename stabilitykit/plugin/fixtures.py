@@ -14,6 +14,7 @@ from stabilitykit.plugin.recorder import worker
 from stabilitykit.plugin.resume import FACADE
 
 if TYPE_CHECKING:
+    from stabilitykit.settings import Settings
     from stabilitykit.subjects.subject import Subject
 
 
@@ -65,12 +66,26 @@ def stability_subject(stability: Stability, stability_model: Any) -> Subject:
     return stability.subject(loaded=stability_model)
 
 
+@pytest.fixture(scope="session")
+def stability_device(request: pytest.FixtureRequest) -> str:
+    """Another device to compare with: a setting of this machine, or `against` for the recording of that option."""
+    return str(request.param)
+
+
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a model once for each model and dtype, with ids such as `smollm2-float32`."""
-    if "stability_choice" not in metafunc.fixturenames:
-        return
+    """Run what asks for a model once for each model and dtype, and what asks for a device once for each of those."""
     settings = metafunc.config.stash[SETTINGS]
-    choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
-    metafunc.parametrize(
-        "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
-    )
+    if "stability_choice" in metafunc.fixturenames:
+        choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
+        metafunc.parametrize(
+            "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
+        )
+    if "stability_device" in metafunc.fixturenames:
+        metafunc.parametrize("stability_device", _devices(settings), indirect=True, scope="session")
+
+
+def _devices(settings: Settings) -> tuple[str, ...]:
+    """Return the recording to compare with, or the profile's settings of this machine; to a GPU its CPU is another."""
+    if settings.against is not None:
+        return ("against",)
+    return settings.profile.devices if settings.device == "cpu" else ("cpu-native",)

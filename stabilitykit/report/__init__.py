@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stabilitykit.report.replays import lines as replay_lines
 from stabilitykit.report.terminal import table
 
 if TYPE_CHECKING:
     from stabilitykit.results.record import Record, Run
+    from stabilitykit.results.result import Result
 
-__all__ = ["replay_lines", "table", "write"]
+__all__ = ["replay_lines", "table", "write", "write_one"]
 
 
 def write(run: Run, records: Sequence[Record], directory: Path | str) -> Path:
@@ -35,3 +38,12 @@ def write(run: Run, records: Sequence[Record], directory: Path | str) -> Path:
     files.clean(directory, former - set(written))
     csv.write_run(run, records, written, directory)
     return index
+
+
+def write_one(result: Result, directory: Path | str, check_id: str, command: str, settings: Mapping[str, Any]) -> Path:
+    """Write the report of a command that measured one thing; return the path of index.html."""
+    from stabilitykit.results.record import Record, Run
+
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    run = Run(uuid.uuid4().hex, started, command, settings, result.environment)
+    return write(run, [Record(check_id, "", result.verdict, result)], directory)

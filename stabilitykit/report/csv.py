@@ -53,7 +53,21 @@ def write_tables(run: Run, records: Sequence[Record], slugs: Sequence[str], dire
         if result is not None and result.arrays:
             atomic_write(_folder(directory, "arrays") / f"{slug}.npz", archive(result.arrays))
             written.append(f"arrays/{slug}.npz")
-    return written
+    return [*written, *_write_named(records, directory)]
+
+
+def _write_named(records: Sequence[Record], directory: Path) -> list[str]:
+    """Write the tables that rows of several checks share: a row says in which one it stands too."""
+    named: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        for row in record.result.rows if record.result is not None else ():
+            if "table" in row:
+                about = {"check_id": record.check_id, "status": record.verdict}
+                named.setdefault(row["table"], []).append({**about, **row})
+    for name, rows in named.items():
+        columns = dict.fromkeys(key for row in rows for key in row if key not in ("part", "table"))
+        atomic_write(_folder(directory, "tables") / f"{name}.csv", table(tuple(columns), rows))
+    return [f"tables/{name}.csv" for name in named]
 
 
 def write_run(run: Run, records: Sequence[Record], files: Sequence[str], directory: Path) -> None:

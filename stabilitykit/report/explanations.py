@@ -72,7 +72,16 @@ CHAPTERS = (
         "Whether the text that the model writes hangs by a thread, and which prompts would read differently elsewhere.",
         {
             "Margins": "Which prompts would another device continue with another token?",
+        },
+    ),
+    Chapter(
+        "Two machines",
+        "The same model, the same prompts, other kernels: where texts part, where bits part, and who decided it.",
+        {
+            "CrossDevice": "Does another device say the same, and where do the bits part?",
+            "TraceComparison": "Do two recordings agree, and if not, at which token and at which stage do they part?",
             "Drift": "How far are two runs apart on their way, and where do they come to prefer other tokens?",
+            "Trace": "Does a generation come back, bit for bit, at every stage of every token?",
         },
     ),
     Chapter(
@@ -156,6 +165,13 @@ GLOSSARY = {
     "rounding noise": "What rounding adds to the output if every coordinate of the input moves by one ULP.",
     "margin": "The largest logit less the next one: what a token is chosen by. An exact tie has none, and the token "
     "with the lower id is taken.",
+    "digest": "128 bits that stand for a tensor's dtype, shape and bytes: equal ones mean equal bits.",
+    "stage": "A place in the model at which a recording listens: what a module returned, or was given.",
+    "step": "One forward of a generation; step 0 reads the prompt, and each decides one token.",
+    "divergence index": "The first token, counted from 0, at which two texts differ. Up to it both read the same.",
+    "teacher forcing": "One side reads the other's tokens instead of its own, so that every step asks both the same.",
+    "explained divergence": "Texts part where the margins moved by at least as much as was left of them: a near-tie.",
+    "probe": "A digest of what single operations give on stored inputs. Equal probes are one device.",
     "flip forecast": "The chance that another device takes another token, from the token's margin and the noise that "
     "other ways of computing the same text show here.",
     "flip rate": "The share of disturbed inputs after which the model would say another token.",

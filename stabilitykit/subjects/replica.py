@@ -46,7 +46,7 @@ def in_fresh_process(
     with tempfile.TemporaryDirectory(prefix="stabilitykit-") as folder:
         place = Path(folder)
         request = {
-            "model": _named(first.loaded, place),
+            "model": named(first.loaded, place),
             "threads": None if "OMP_NUM_THREADS" in (environ or {}) else torch.get_num_threads(),
             "subjects": [_asked(one) for one in subjects],
         }
@@ -65,7 +65,7 @@ def in_fresh_process(
     )
 
 
-def _named(loaded: LoadedModel, place: Path) -> dict[str, Any]:
+def named(loaded: LoadedModel, place: Path) -> dict[str, Any]:
     """Return how to load the model again: by its name, or from a copy of an object that has none."""
     spec = loaded.spec
     if loaded.source == IN_MEMORY:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabilitykit.errors import IncomparableError, UsageError
+from stabilitykit.errors import UsageError
 from stabilitykit.numerics.bits import FORMATS, bits_equal
 from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.traces.comparable import check_comparable
 from stabilitykit.traces.recording import Generation, Recording
 from stabilitykit.traces.stages import Stage
 
@@ -28,13 +29,14 @@ class Aligned:
 
     `compared` steps have the same tokens before them in both, from the first step on. In the last of them, if the runs
     part there, they have said different tokens: that step's states are what made them differ, not those of the step
-    before. `stages` are those whose states both kept, in the order of the reference.
+    before. `stages` are those whose states both kept, in the order of the reference; `words` the texts of tokens.
     """
 
     number: int
     a: Generation
     b: Generation
     stages: tuple[Stage, ...]
+    words: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -86,28 +88,14 @@ class Aligned:
 def aligned(reference: Recording, recording: Recording) -> list[Aligned]:
     """Return the prompts of two recordings of one model, side by side.
 
-    IncomparableError for other weights (one may be the other's, rounded to a narrower dtype), another configuration
-    or other prompts; UsageError for a recording without states.
+    IncomparableError as of `check_comparable`, UsageError for a recording without states.
     """
-    _same_model(reference, recording)
-    if [one.ids for one in reference.generations] != [one.ids for one in recording.generations]:
-        raise IncomparableError("the recordings are of other prompts; record the same prompts in the same order")
+    check_comparable(reference, recording)
     for one in (reference, recording):
         _require_states(one)
     pairs = zip(reference.generations, recording.generations, strict=True)
-    return [Aligned(number, a, b, _stages(reference.stages, a, b)) for number, (a, b) in enumerate(pairs)]
-
-
-def _same_model(reference: Recording, recording: Recording) -> None:
-    ours, theirs = reference.model["digests"], recording.model["digests"]
-    shared = set(ours) & set(theirs)
-    if not shared or any(ours[dtype] != theirs[dtype] for dtype in shared):
-        raise IncomparableError(
-            f"the recordings are of other weights, {reference.model['spec']} in {reference.dtype} and "
-            f"{recording.model['spec']} in {recording.dtype}; record one model twice"
-        )
-    if reference.model["config"] != recording.model["config"]:
-        raise IncomparableError("the recordings are of the same weights in another configuration; record one twice")
+    words = {**recording.words, **reference.words}
+    return [Aligned(number, a, b, _stages(reference.stages, a, b), words) for number, (a, b) in enumerate(pairs)]
 
 
 def _require_states(recording: Recording) -> None:

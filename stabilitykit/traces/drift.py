@@ -76,8 +76,8 @@ class Drift(Measurement[Recording]):
     widened exactly, and both are empty. Readings are the worst over the steps, of the last state unless they say
     otherwise. Arrays: maps of block against submodule, and the drift by prompt and step.
 
-    Errors as of `aligned` and `readout`. Cost: no forward; with `loaded` one of 3 tokens, and two calls of the head a
-    prompt. Source: the study's experiments 4 and 8, whose index of the deciding state was one too low.
+    Errors as of `aligned` and `readout`. Cost: no forward; with `loaded` one of 3 tokens a dtype, and two calls of the
+    head a prompt. Source: the study's experiments 4 and 8, whose index of the deciding state was one too low.
     """
 
     reference: Recording | None = None
@@ -97,41 +97,63 @@ class Drift(Measurement[Recording]):
             raise UsageError(f"reference={self.reference!r} is no Recording; make one with {Recording.made_by}")
 
     def cost(self, subject: Recording) -> Cost:
-        """Return the forward that finds the parts of the model, and two calls of the head a prompt."""
+        """Return the forwards that find the parts of the model, one a dtype, and two calls of the head a prompt."""
         if self.loaded is None:
             return Cost()
-        return Cost(forwards=1, calls=2 * len(subject.generations))
+        return Cost(forwards=_readouts(self._reference(), subject), calls=2 * len(subject.generations))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what was compared with."""
+        other = self._reference()
+        loaded = None if self.loaded is None else self.loaded.digest
+        return {"reference": other.folder or other.describe()["name"], "probe": other.probe, "loaded": loaded}
+
+    @property
+    def title(self) -> str:
+        """The measurement as one would type it."""
+        folder = self._reference().folder
+        given = [f"read_recording({folder!r})" if folder else "reference", *(["loaded"] if self.loaded else [])]
+        return f"Drift({', '.join(given)})"
+
+    def _reference(self) -> Recording:
+        assert self.reference is not None, "refused on construction"
+        return self.reference
 
     def find(self, subject: Recording) -> Finding:
         """Compare everything that both have kept."""
-        assert self.reference is not None, "refused on construction"
-        pairs = aligned(self.reference, subject)
+        reference = self._reference()
+        pairs = aligned(reference, subject)
         rows: list[Row] = [row for pair in pairs for row in (*token_rows(pair), *stage_rows(pair))]
         rows += [row for pair in pairs for row in precision_rows(pair)]
         if self.loaded is not None:
-            rows += self._read_out(self.loaded, subject, pairs)
+            rows += _read_out(self.loaded, reference, subject, pairs)
         return Finding(
             _readings(rows),
             sentence(rows, self.loaded is not None),
             rows=tuple(rows),
             arrays=maps(rows, pairs),
             worst=_worst(rows, pairs),
-            about={"reference": self.reference.describe()},
+            about={"reference": reference.describe()},
         )
 
-    def _read_out(self, loaded: LoadedModel, subject: Recording, pairs: Sequence[Aligned]) -> list[Row]:
-        """Return the rows that need the final norm and the head."""
-        assert self.reference is not None, "refused on construction"
-        ours = readout(loaded, self.reference)
-        both = (ours, ours if subject.dtype == self.reference.dtype else readout(loaded, subject))
-        rows: list[Row] = []
-        for pair in pairs:
-            found = preference(pair, both)
-            rows += [] if found is None else preference_rows(found)
-            rows += [*norm_rows(pair, both), *head_rows(pair, both)]
-        subject.counter.forwards += 1
-        subject.counter.calls += 2 * len(pairs)
-        return rows
+
+def _readouts(reference: Recording, subject: Recording) -> int:
+    """Return how many norms and heads there are: one for each dtype."""
+    return len({reference.dtype, subject.dtype})
+
+
+def _read_out(loaded: LoadedModel, reference: Recording, subject: Recording, pairs: Sequence[Aligned]) -> list[Row]:
+    """Return the rows that need the final norm and the head."""
+    ours = readout(loaded, reference)
+    both = (ours, ours if subject.dtype == reference.dtype else readout(loaded, subject))
+    rows: list[Row] = []
+    for pair in pairs:
+        found = preference(pair, both)
+        rows += [] if found is None else preference_rows(found)
+        rows += [*norm_rows(pair, both), *head_rows(pair, both)]
+    subject.counter.forwards += _readouts(reference, subject)
+    subject.counter.calls += 2 * len(pairs)
+    return rows
 
 
 def _readings(rows: Sequence[Row]) -> dict[str, float | Reading]:

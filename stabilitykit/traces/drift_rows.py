@@ -29,6 +29,8 @@ def token_rows(pair: Aligned) -> Iterator[Row]:
             "token_id": int(pair.a.tokens[step]),
             "predicted_a": int(pair.a.predicted[step]),
             "predicted_b": int(pair.b.predicted[step]),
+            "word_a": pair.words.get(int(pair.a.predicted[step]), ""),
+            "word_b": pair.words.get(int(pair.b.predicted[step]), ""),
             "same_token": bool(pair.a.predicted[step] == pair.b.predicted[step]),
             "embedding_equal": pair.equal("embed", step) if "embed" in pair.a.states else None,
             **sizes(pair, NORM, step),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 NARROWER = {"float64": ("float32", "bfloat16", "float16"), "float32": ("bfloat16", "float16")}
 """Dtypes that weights can be rounded to: those of a narrower recording are recognised as the same weights."""
 
-# How a model is run or was stored, not which function it is.
-ASIDE = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path", "quantization_config"}
+# How a model is run or was stored, not which function it is; private fields are of that kind as well.
+ASIDE = {"architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path", "quantization_config"}
 ASIDE |= {"attn_implementation", "experts_implementation", "use_cache", "output_hidden_states", "output_attentions"}
 
 
@@ -49,7 +49,7 @@ def _config(config: Any) -> str:
 def _without(value: Any) -> Any:
     """Return nested fields without those of `ASIDE`, at any depth: a multimodal model has configurations inside."""
     if isinstance(value, dict):
-        return {key: _without(inner) for key, inner in value.items() if key not in ASIDE}
+        return {key: _without(inner) for key, inner in value.items() if key not in ASIDE and key[:1] != "_"}
     return [_without(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stabilitykit.errors import IncomparableError, UnreadableError
-from stabilitykit.traces.recording import STATES
-from stabilitykit.traces.stages import LEVELS
+from stabilitykit.traces import LEVELS, STATES
 
 SCHEMA = 1
 """Version of the folder's layout; a newer one is refused, with the version of the kit that wrote it."""
@@ -65,11 +64,11 @@ def parsed(path: Path) -> dict[str, Any]:
 def _check_version(data: Mapping[str, Any], path: Path) -> None:
     schema = data.get("schema")
     if not _whole(schema):
-        raise UnreadableError(f"{path}: field schema is {_shown(schema)}, not a whole number; this is no recording")
+        raise UnreadableError(f"{path}: field schema is {shortened(schema)}, not a whole number; this is no recording")
     if int(schema or 0) > SCHEMA:
         raise IncomparableError(
             f"{path}: field schema is {schema}, this version reads up to {SCHEMA}; it was written by stabilitykit "
-            f"{_shown(data.get('kit'))}: update this one"
+            f"{shortened(data.get('kit'))}: update this one"
         )
 
 
@@ -80,7 +79,7 @@ def _check_fields(data: Mapping[str, Any], fields: Mapping[str, Any], path: Path
             raise UnreadableError(f"{path}: field {where}{name} is missing")
     for name in data:
         if name not in fields:
-            raise UnreadableError(f"{path}: field {where}{_shown(name)} is not one of a recording")
+            raise UnreadableError(f"{path}: field {where}{shortened(name)} is not one of a recording")
     for name, form in fields.items():
         _check_value(data[name], form, path, f"{where}{name}")
 
@@ -88,17 +87,17 @@ def _check_fields(data: Mapping[str, Any], fields: Mapping[str, Any], path: Path
 def _check_value(value: Any, form: Any, path: Path, where: str) -> None:
     if isinstance(form, dict):
         if not isinstance(value, dict):
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not an object")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not an object")
         _check_fields(value, form, path, f"{where}.")
     elif isinstance(form, list):
         if not isinstance(value, list) or not value:
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not a list of something")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not a list of something")
         for index, one in enumerate(value):
             _check_value(one, form[0], path, f"{where}[{index}]")
     else:
         reason, check = form
         if not check(value):
-            raise UnreadableError(f"{path}: field {where} is {_shown(value)}, not {reason}")
+            raise UnreadableError(f"{path}: field {where} is {shortened(value)}, not {reason}")
 
 
 def _whole(value: Any) -> bool:
@@ -123,6 +122,12 @@ def _is_file(item: tuple[str, Any]) -> bool:
         and _is_hash(about["sha256"])
         and isinstance(tensors, dict)
         and all(bool(_NAME.match(tensor)) and _is_hash(one) for tensor, one in tensors.items())
+    )
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        re.fullmatch(r"0|[1-9]\d{0,9}", token) and isinstance(word, str) for token, word in value.items()
     )
 
 
@@ -189,6 +194,7 @@ _FIELDS: dict[str, Any] = {
             "ids": [("a token id", _whole)],
         }
     ],
+    "words": ("an object of texts by token id", _is_words),
     "files": ("an object of files with bytes, sha256 and tensors, digests.safetensors among them", _is_files),
     "seal": _HASH,
 }
@@ -215,6 +221,7 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number of JSON")
 
 
-def _shown(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """Return any value from a file, made harmless, as an error shows it."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."

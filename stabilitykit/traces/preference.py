@@ -135,7 +135,9 @@ def _side(ahead: float, tied: bool) -> str:
 def preference_rows(found: Preference) -> list[Row]:
     """Return a row a stage, and one of part `flip` that says where each run made up its mind."""
     step = found.pair.step
-    place = {**found.pair.place(step), "token_a": found.tokens[0], "token_b": found.tokens[1]}
+    ids = {f"token_{run}": found.tokens[k] for k, run in enumerate("ab")}
+    words = {f"word_{run}": found.pair.words.get(found.tokens[k], "") for k, run in enumerate("ab")}
+    place = {**found.pair.place(step), **ids, **words}
     rows: list[Row] = [
         {
             "part": "preference",

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.measurements.operator_probe import OperatorProbe
+from stabilitykit.measurements.operator_probe import probe
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.digest import short_digest
 from stabilitykit.prompts import Prompt
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.generation import Text, Way, first_largest
-from stabilitykit.subjects.operators import Machine
+from stabilitykit.traces import STATES
 from stabilitykit.traces.digests import Digests, StagedDigests, Step
 from stabilitykit.traces.identity import identity
-from stabilitykit.traces.recording import STATES, Generation, Recording
+from stabilitykit.traces.recording import Generation, Recording
 from stabilitykit.traces.stages import LOGITS, Stage, discover, listening
 
 if TYPE_CHECKING:
@@ -33,27 +33,31 @@ if TYPE_CHECKING:
 
 def record(
     loaded: LoadedModel,
-    prompts: Sequence[Prompt | str | Sequence[int]],
+    prompts: Sequence[Prompt | str | Sequence[int]] | Recording,
     tokens: int = 96,
     *,
     level: str = "module",
     states: str = "none",
     top: int = 10,
     steps: Sequence[int] = (0,),
-    forced: Recording | None = None,
+    forced: bool = False,
 ) -> Recording:
     """Generate up to `tokens` tokens of each prompt and return the recording; see `Generation` for what is kept.
 
     Each prompt runs twice: plainly, with nothing that listens, and recorded. The logits of every step must have the
     same bits in both: UnsupportedError says where a model does not repeat itself, or where listening changes it. With
-    `level="op"` the operations of `steps` are recorded as well, each in one more forward. With `forced` the prompts
-    and tokens are those of another recording, whatever this model would say (teacher forcing): then every step of both
-    is about the same input. UsageError for prompts, levels and counts that cannot be meant. Memory: one prompt's
-    digests and the states that are asked for. Cost: two rows a token, and for each operation log the steps before it.
+    `level="op"` the operations of `steps` are recorded as well. `prompts` may be another recording: then its prompts
+    are continued, and with `forced` its tokens are read, whatever this model would say (teacher forcing), so that every
+    step of both is about the same input. UsageError for prompts, levels and counts that cannot be meant. Memory: one
+    prompt's digests and the states that are asked for. Cost: two rows a token, and for each operation log the steps
+    before it, twice.
     """
     _check(prompts, tokens, states, top, steps, forced)
     anatomy = find(loaded.model)
-    asked = [_asked(one) for one in prompts] if forced is None else [_again(one) for one in forced.generations]
+    if isinstance(prompts, Recording):
+        asked = [_again(one, forced) for one in prompts.generations]
+    else:
+        asked = [_asked(one) for one in prompts]
     generations: list[Generation] = []
     proved, seconds = 0, {"plain": 0.0, "recorded": 0.0}
     stages: list[Stage] = []
@@ -63,30 +67,41 @@ def record(
             stages = stages or discover(loaded.model, anatomy, _first(text, said), level)
             taken = _Taken(text, said, stages, states, top)
             _prove(loaded, prompt, taken)
-            generations.append(taken.generation(prompt, _operations(loaded, taken, steps if level == "op" else ())))
+            generations.append(taken.generation(prompt, _operations(loaded, taken, steps) if level == "op" else {}))
             proved += len(taken.tokens)
             seconds = {name: seconds[name] + spent for name, spent in taken.seconds.items()}
             progress.update()
     device = str(loaded.model.device)
-    probe = OperatorProbe().measure(Machine(loaded.model.dtype, device)).subject["probe"]
     return Recording(
         model=identity(loaded),
         device=device,
         environment=environment(loaded),
-        probe=probe,
-        mode="free" if forced is None else "forced",
+        probe=probe(loaded.model.dtype, device, torch.get_num_threads()),
+        mode="forced" if forced else "free",
         level=level,
         stages=tuple(stages),
         generations=tuple(generations),
         observer={"steps": proved},
         seconds=seconds,
+        words=_words(loaded, generations),
     )
 
 
+def _words(loaded: LoadedModel, generations: Sequence[Generation]) -> dict[int, str]:
+    if loaded.tokenizer is None:
+        return {}
+    named = {
+        token for one in generations for array in (one.tokens, one.top_ids) for token in array.reshape(-1).tolist()
+    }
+    return {token: str(loaded.tokenizer.decode([token])) for token in sorted(named)}
+
+
 def _check(
-    prompts: Sequence[Any], tokens: int, states: str, top: int, steps: Sequence[int], forced: Recording | None
+    prompts: Sequence[Any] | Recording, tokens: int, states: str, top: int, steps: Sequence[int], forced: bool
 ) -> None:
-    if isinstance(prompts, str) or (not prompts and forced is None):
+    if forced and not isinstance(prompts, Recording):
+        raise UsageError("forced reads the tokens of another recording; give that recording as prompts")
+    if isinstance(prompts, str) or (not isinstance(prompts, Recording) and not prompts):
         raise UsageError("prompts is a list of texts or of lists of token ids, with at least one")
     if states not in STATES:
         raise UsageError(f"states {states!r} of a recording is not one of {', '.join(STATES)}")
@@ -107,8 +122,8 @@ def _asked(given: Prompt | str | Sequence[int]) -> _Asked:
     return Prompt(given if isinstance(given, str) else ""), given, None
 
 
-def _again(one: Generation) -> _Asked:
-    return Prompt(one.text or "", one.kind), one.ids, one.tokens.tolist()
+def _again(one: Generation, forced: bool) -> _Asked:
+    return Prompt(one.text or "", one.kind), one.ids, one.tokens.tolist() if forced else None
 
 
 def _first(text: Text, said: Sequence[int] | None) -> Callable[[], Tensor]:
@@ -124,11 +139,9 @@ def _rows(text: Text, said: Sequence[int] | None) -> Iterator[Tensor]:
 
 
 def _operations(loaded: LoadedModel, taken: _Taken, steps: Iterable[int]) -> dict[int, OperationLog]:
-    chosen = [step for step in steps if step < len(taken.tokens)]
-    if not chosen:
-        return {}
     from stabilitykit.traces.operations import operations_at
 
+    chosen = [step for step in steps if step < len(taken.tokens)]
     return {step: operations_at(loaded, taken.text.ids, taken.tokens, step) for step in chosen}
 
 

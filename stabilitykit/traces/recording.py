@@ -16,9 +16,6 @@ from stabilitykit.traces.stages import Stage
 if TYPE_CHECKING:
     from stabilitykit.traces.operations import OperationLog
 
-STATES = ("none", "norm", "blocks", "all")
-"""Which stages' vectors are kept beside their digests: none, the last norm's, the residual stream's, or every one's."""
-
 
 @dataclass(frozen=True, eq=False)
 class Generation:
@@ -57,7 +54,8 @@ class Recording(Measurable):
     `model` names the model whatever it runs on (`traces.identity`), `environment` and `probe` what it ran on. `mode`
     is `free` (each token is the model's own) or `forced` (the tokens are another recording's). `level` is how closely
     it looks, `stages` where, in the order in which they run. `observer` counts the steps whose logits a plain
-    generation has given bit for bit; `seconds` what both took. `folder` is where it was read from, if it was.
+    generation has given bit for bit; `seconds` what both took. `words` is the text of every token id that it names,
+    decoration only: two ids may share one. `folder` is where it was read from, if it was.
     """
 
     model: Mapping[str, Any]
@@ -70,6 +68,7 @@ class Recording(Measurable):
     generations: tuple[Generation, ...]
     observer: Mapping[str, int]
     seconds: Mapping[str, float]
+    words: Mapping[int, str] = field(default_factory=dict)
     folder: str = ""
 
     made_by: ClassVar[str] = "record(...) or read_recording(DIR)"
@@ -90,6 +89,10 @@ class Recording(Measurable):
     def operations(self, prompt: int, step: int) -> OperationLog | None:
         """Return the operations of a step, None where they were not recorded."""
         return self.generations[prompt].operations.get(step)
+
+    def word(self, token: int) -> str:
+        """Return the text of a token, "" where there was no tokenizer."""
+        return self.words.get(token, "")
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from stabilitykit.errors import UsageError
+from stabilitykit.traces import LEVELS
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.anatomy import Anatomy
-
-LEVELS = ("block", "module", "op")
-"""How closely a recording looks: at blocks, at every submodule, or also at the operations of chosen steps."""
 
 Heard = Callable[[int, tuple[Tensor, ...]], None]
 
@@ -48,7 +46,7 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
 
     `run` runs it and returns its logits, of one row.
 
-    What a module returns or is given is a stage unless the same memory, in the same shape, was one already: an
+    What a module returns or is given is a stage unless the same memory, not written since, was one already: an
     attention's output is its output projection's, a product's input is what the module before it returned. Everything
     that passes is held until the forward is over, since freed memory would make other tensors look the same. Cost:
     that forward. UsageError for an unknown level.
@@ -56,7 +54,7 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
     if level not in LEVELS:
         raise UsageError(f"level {level!r} of a recording is not one of {', '.join(LEVELS)}")
     found: dict[tuple[Any, ...], Stage] = {}
-    held: list[tuple[tuple[Any, ...], Tensor, int]] = []
+    held: list[tuple[tuple[Any, ...], Tensor]] = []
     canonical = {name: f"block:{k}" for k, name in enumerate(anatomy.block_names)}
     canonical[anatomy.final_norm_name] = "post_norm"
     offered = [_stage(name, before, canonical, anatomy) for name, before in _offered(model, anatomy, level)]
@@ -65,21 +63,30 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
         if not tensors:
             return
         stage, first = offered[index], tensors[0]
-        place = (first.data_ptr(), tuple(first.shape), first.dtype)
+        place = (first.data_ptr(), tuple(first.shape), first.dtype, first._version)
         known = found.get(place)
         if known is None:
             found[place] = stage
-            held.append((place, first, first._version))
+            held.append((place, first))
         elif _is_site(stage) and not _is_site(known):
             found[place] = replace(known, name=stage.name, block=stage.block, part=stage.part)
 
     with torch.no_grad(), listening(model, offered, hear):
         logits = run()
-    for place, tensor, version in held:
-        if tensor._version != version:
+    for place, tensor in held:
+        if tensor._version != place[-1]:
             found[place] = replace(found[place], volatile=True)
     own = (logits.data_ptr(), logits.numel())
-    return [stage for place, stage in found.items() if (place[0], math.prod(place[1])) != own] + [LOGITS]
+    return [*_once(stage for place, stage in found.items() if (place[0], math.prod(place[1])) != own), LOGITS]
+
+
+def _once(stages: Iterable[Stage]) -> Iterable[Stage]:
+    """Return each stage once: a module that runs twice in a forward, such as a rotary embedding, is one stage."""
+    kept: dict[str, Stage] = {}
+    for stage in stages:
+        volatile = stage.volatile or (stage.name in kept and kept[stage.name].volatile)
+        kept[stage.name] = replace(stage, volatile=volatile)
+    return kept.values()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
 from stabilitykit.results.atomic import atomic_write
 from stabilitykit.traces.headers import check_header
-from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed
+from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed, shortened
 from stabilitykit.traces.recording import Generation, Recording, stage_rows
 from stabilitykit.traces.stages import Stage
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from stabilitykit.traces.operations import OperationLog
 
 DIGESTS = "digests.safetensors"
+_KEPT = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
 _OF_PROMPT = ("tokens", "predicted", "top_ids", "top_logits", "normaliser", "digests")
 
 
@@ -71,14 +71,17 @@ def read_recording(folder: Path | str) -> Recording:
     expected = {f"p{index:03d}.{part}" for index in range(len(manifest["prompts"])) for part in _OF_PROMPT}
     if odd := sorted(expected ^ set(tensors)):
         problem = "is missing" if odd[0] in expected else "is not one of a recording"
-        raise UnreadableError(f"{folder / DIGESTS}: tensor {odd[0]} {problem}")
+        raise UnreadableError(f"{folder / DIGESTS}: tensor {shortened(odd[0])} {problem}")
     generations = tuple(
         _generation(folder, index, prompt, tensors, contents, stages)
         for index, prompt in enumerate(manifest["prompts"])
     )
-    kept = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
     return Recording(
-        **{name: manifest[name] for name in kept}, stages=stages, generations=generations, folder=str(folder)
+        **{name: manifest[name] for name in _KEPT},
+        stages=stages,
+        generations=generations,
+        words={int(token): word for token, word in manifest["words"].items()},
+        folder=str(folder),
     )
 
 
@@ -88,14 +91,14 @@ def size(folder: Path | str) -> int:
 
 
 def _manifest(recording: Recording) -> dict[str, Any]:
-    kept = ("model", "device", "environment", "probe", "mode", "level", "observer", "seconds")
     named = next((one.states for one in recording.generations), {})
     return {
         "schema": SCHEMA,
-        "kit": version("stabilitykit"),
-        **{name: getattr(recording, name) for name in kept},
+        "kit": str(recording.environment.get("kit")),
+        **{name: getattr(recording, name) for name in _KEPT},
         "states": _states_kept(set(named)),
         "stages": stage_rows(recording.stages),
+        "words": {str(token): word for token, word in recording.words.items()},
         "prompts": [{"kind": one.kind, "text": one.text, "ids": list(one.ids)} for one in recording.generations],
     }
 
@@ -158,10 +161,10 @@ def _states(
 
 
 def _operations(folder: Path, key: str, contents: Mapping[str, bytes]) -> Iterator[tuple[int, OperationLog]]:
+    from stabilitykit.traces.operations import OperationLog
+
     for name in sorted(contents):
         if name.startswith(f"operations-{key}-s"):
-            from stabilitykit.traces.operations import OperationLog
-
             path = folder / name
             try:
                 data = json.loads(contents[name])

@@ -11,7 +11,7 @@ import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements import operator_probe
 from stabilitykit.measurements.measure import measure
-from stabilitykit.measurements.operator_probe import OperatorProbe
+from stabilitykit.measurements.operator_probe import OperatorProbe, probe
 from stabilitykit.report.figures import figures
 from stabilitykit.subjects import operators
 from stabilitykit.subjects.operators import OPERATORS, Machine, Operator, chain
@@ -151,3 +151,9 @@ def test_the_figure_has_a_mark_an_operation_and_says_which_are_right():
 def test_every_name_is_used_once():
     names = [one.name for one in operators.OPERATORS]
     assert len(set(names)) == len(names)
+
+
+def test_the_probe_alone_is_that_of_the_measurement():
+    machine = Machine(torch.bfloat16, "cpu")
+    measured = OperatorProbe(repeats=1).measure(machine).subject["probe"]
+    assert probe(torch.bfloat16, "cpu", torch.get_num_threads()) == measured

@@ -247,13 +247,13 @@ def test_what_cannot_be_compared_is_refused_with_the_way_out():
         drift(replace(one, states={"post_norm": one.states["post_norm"]}), one)
     with pytest.raises(UsageError, match="is no Recording"):
         sk.Drift()
-    with pytest.raises(IncomparableError, match="other prompts"):
+    with pytest.raises(IncomparableError, match="prompt 0"):
         drift(one, generation(ids=(5, 7)))
-    with pytest.raises(IncomparableError, match="other weights"):
+    with pytest.raises(IncomparableError, match="weights"):
         sk.measure(sk.Drift(recording(one)), recording(one, digests={"float32": "1" * 64}))
-    with pytest.raises(IncomparableError, match="other weights"):
+    with pytest.raises(IncomparableError, match="weights"):
         sk.measure(sk.Drift(recording(one)), recording(one, dtype="float16"))
-    with pytest.raises(IncomparableError, match="another configuration"):
+    with pytest.raises(IncomparableError, match="configuration"):
         sk.measure(sk.Drift(recording(one)), recording(one, config="d"))
 
 
@@ -269,7 +269,9 @@ def test_without_the_model_the_sentence_says_what_is_left_out():
 def test_a_result_survives_being_saved_and_names_its_recording_shortly():
     one = generation()
     result = drift(one, generation(seed=1))
-    assert result.title == "Drift(reference=Recording(hand-made, float32, cpu, 1 ...)"
+    assert result.title == "Drift(reference)"
+    assert sk.Drift(replace(recording(one), folder="DIR")).title == "Drift(read_recording('DIR'))"
+    assert repr(recording(one)) == "Recording(hand-made, float32, cpu, 1 prompts)"
     back = type(result).from_dict(json.loads(json.dumps(result.to_dict())))
     assert back.rows == result.rows
     assert np.array_equal(back.arrays["map_submodules"], result.arrays["map_submodules"])

@@ -71,6 +71,7 @@ def test_the_lens_reads_the_step_of_the_divergence_with_the_tokens_that_were_cho
         assert [row["stage"] for row in found] == [*stream, "post_norm", "logits"]
         for row in found[:-1]:
             assert (row["position"], row["token_a"], row["token_b"]) == (at, *tokens)
+            assert (row["word_a"], row["word_b"]) == tuple(loaded.tokenizer.decode([token]) for token in tokens)
             for run, one in (("a", a), ("b", b)):
                 state = one.states[row["stage"]][at]
                 ahead, prefers = side(loaded, state, tokens, row["stage"] == "post_norm")
@@ -225,6 +226,7 @@ def test_a_narrower_recording_is_read_by_the_wider_model_rounded(parted):
     assert both.rows == own.rows
     across = sk.measure(sk.Drift(here, loaded), low)
     assert across.readings["head_bits"].value == 1
+    assert across.execution.forwards == sk.Drift(here, loaded).cost(low).forwards == 2
     with pytest.raises(IncomparableError, match="its weights are others"):
         sk.measure(sk.Drift(here, narrow), here)
 

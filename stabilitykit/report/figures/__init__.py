@@ -25,6 +25,7 @@ from stabilitykit.report.figures import (
     operators,
     parts,
     profiles,
+    recordings,
     regimes,
     representability,
     rotation,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["DRAWINGS", "Figure", "figures"]
 
 DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
+    "TraceComparison": recordings.draw,
+    "CrossDevice": recordings.draw,
     "Regimes": regimes.draw,
     "StabilityFan": fan.draw,
     "StabilitySpectrum": stability_spectrum.draw,

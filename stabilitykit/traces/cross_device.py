@@ -1,0 +1,72 @@
+"""Does this model say the same, and with the same bits, on another device?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.prompts import GENERATION_PROMPTS, Prompt
+from stabilitykit.results.metric import Metric
+from stabilitykit.subjects.measurable import Measurable
+from stabilitykit.subjects.models import LoadedModel
+from stabilitykit.traces.compare import TraceComparison
+from stabilitykit.traces.elsewhere import setting_named
+from stabilitykit.traces.record import record
+from stabilitykit.traces.recorded import Ask, recorded, recorded_elsewhere
+from stabilitykit.traces.recording import Recording
+
+
+@dataclass(frozen=True, eq=False)
+class CrossDevice(Measurement[LoadedModel]):
+    """Record here and on another device, and compare; readings, rows and verdicts are those of `TraceComparison`.
+
+    The other device is `against`, a recording that was made on it (then its prompts are continued, as many tokens as
+    it has), or else a fresh process on this machine under `setting`: one of `CPU_SETTINGS`, whose kernels are really
+    other ones, or `cuda:N`. `forced`: the other device reads our tokens, so that every step of both is about the same
+    input, also after a first flip. Two settings whose operators give the same bits are one device: `not-distinct`.
+    UnsupportedError if the process dies, TimedOutError if it does not answer, IncomparableError for a recording of
+    something else. Cost: two rows a token on either side; the process also loads the model.
+    """
+
+    setting: str = "cpu-ref"
+    prompts: Sequence[Prompt | str | Sequence[int]] = GENERATION_PROMPTS
+    tokens: int = 96
+    level: str = "module"
+    forced: bool = False
+    against: Recording | None = None
+
+    metrics: ClassVar[tuple[Metric, ...]] = TraceComparison.metrics
+    needs: ClassVar[type[Measurable]] = LoadedModel
+    requires: ClassVar[Mapping[str, str]] = TraceComparison.requires
+    causes: ClassVar[tuple[str, ...]] = TraceComparison.causes
+
+    def cost(self, subject: LoadedModel) -> Cost:
+        """Return the most rows that both sides may take: texts that end early take fewer."""
+        if self.against is not None:
+            return Cost(forwards=sum(2 * one.steps for one in self.against.generations) + 1)
+        return Cost(forwards=2 * (len(self.prompts) * 2 * self.tokens + 1))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the fields; of a recording, where it lies."""
+        kept = {name: value for name, value in super().parameters().items() if name != "against"}
+        return {**kept, "against": None if self.against is None else self.against.folder}
+
+    def find(self, subject: LoadedModel) -> Finding:
+        """Record on both sides, and compare."""
+        if self.against is not None:
+            here = _like(subject, self.against, self.forced)
+            return TraceComparison(self.against, distinct=True).find(here)
+        ask = Ask(self.prompts, self.tokens, self.level)
+        setting = setting_named(self.setting)
+        here = recorded(subject, ask)
+        there = recorded_elsewhere(subject, setting, ask, here if self.forced else None)
+        return TraceComparison(here, distinct=True).find(there)
+
+
+def _like(subject: LoadedModel, other: Recording, forced: bool) -> Recording:
+    """Return a recording here of what another one is of."""
+    tokens = max(one.steps for one in other.generations)
+    forced = forced or other.mode == "forced"
+    return record(subject, other, max(tokens, 1), level=other.level, forced=forced)
