@@ -20,10 +20,10 @@ from stabilitykit.traces.record import record
 PROMPTS = ["The capital of France is", "def area(radius): return"]
 
 
-def machines(family="tiny", dtype="float32", block="model.layers.1", tokens=12, states="all"):
+def machines(family="tiny", dtype="float32", block="model.layers.1", tokens=12, states="all", scale=0.2):
     loaded = sk.load(family, dtype=dtype)
     here = record(loaded, PROMPTS, tokens, states=states)
-    with other_machine(loaded, block, 0.2):
+    with other_machine(loaded, block, scale):
         there = record(loaded, PROMPTS, tokens, states=states)
     return loaded, here, there
 
@@ -174,6 +174,24 @@ def test_a_tie_of_the_rounded_logits_is_its_own_class_and_shows_what_the_state_p
     biased = torch.nn.Linear(4, 3)
     biased.weight, biased.bias = head.weight, torch.nn.Parameter(torch.tensor([0.0, 0.0, 9.0]))
     assert Readout(None, None, None, biased, True).preference(state, 0, 2) == (-1.0, False)
+
+
+def test_a_run_that_ends_in_a_tie_is_said_to(parted):
+    """In bfloat16 the other machine has two equal logits, of which the lower id wins, whatever its state prefers."""
+    loaded, here, there = machines(dtype="bfloat16", scale=0.05)
+    result = sk.measure(sk.Drift(here, loaded), there)
+    (flip,) = rows(result, "flip")
+    tokens, step = (flip["token_a"], flip["token_b"]), flip["position"]
+    logits = there.generations[flip["number"]].states["logits"][step][list(tokens)].tolist()
+    assert logits[0] == logits[1]
+    assert min(tokens) == flip["token_b"]
+    assert (flip["tie_a"], flip["tie_b"], flip["settled_b"]) == (False, True, None)
+    along = rows(result, "preference", number=flip["number"])
+    state = there.generations[flip["number"]].states["post_norm"][step]
+    ahead, prefers = side(loaded, state, tokens, normed=True)
+    assert prefers == along[-2]["prefers_b"] == along[-1]["prefers_b"] == "tie"
+    assert flip["unrounded_b"] == ("a" if ahead > 0 else "b")
+    assert "run b ends in a tie" in result.sentence
 
 
 def test_ties_agree_with_ties_only_and_never_settle(parted):
