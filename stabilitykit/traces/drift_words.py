@@ -39,7 +39,7 @@ def _decided(flips: Sequence[Row]) -> str:
     if not flips:
         return ""
     first = flips[0]
-    where = f"In prompt {first['number']}, step {first['position']}, "
+    where = f"In prompt {first['number']}, step {first['position']}{_words(first)}, "
     if first["stage"] is None:
         return f"{where}the states prefer the same token at every stage."
     last = "" if first["parted_from"] in (None, first["stage"]) else f" and for good from {first['parted_from']} on"
@@ -47,6 +47,13 @@ def _decided(flips: Sequence[Row]) -> str:
     said = f"{where}they first prefer different tokens at {first['stage']}{last}; {held}."
     alike = sum(row["unrounded_a"] == row["unrounded_b"] for row in flips)
     return f"{said} {_unrounded(alike, len(flips))}" if alike else said
+
+
+def _words(flip: Row) -> str:
+    """Return both tokens where the recordings have their texts."""
+    if not (flip["word_a"] and flip["word_b"]):
+        return ""
+    return f" ({flip['word_a']!r} in run a, {flip['word_b']!r} in run b)"
 
 
 def _unrounded(alike: int, parting: int) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from stabilitykit.traces.aligned import NORM, Aligned
 from stabilitykit.traces.readout import Readout
 from stabilitykit.traces.recording import Generation
-from stabilitykit.traces.stages import Stage
+from stabilitykit.traces.stages import LOGITS, Stage
 
 Row = Mapping[str, Any]
 TIE = "tie"
@@ -33,8 +33,8 @@ class Preference:
     tokens: tuple[int, int]
     stages: tuple[str, ...]
     blocks: tuple[int | None, ...]
-    ahead: tuple[tuple[float, ...], tuple[float, ...]]
-    sides: tuple[tuple[str, ...], tuple[str, ...]]
+    ahead: tuple[tuple[float, ...], ...]
+    sides: tuple[tuple[str, ...], ...]
 
     @property
     def flip(self) -> int | None:
@@ -80,15 +80,15 @@ def preference(pair: Aligned, readouts: tuple[Readout, Readout]) -> Preference |
     runs = [
         _along(side, step, stream, tokens, readout) for side, readout in zip((pair.a, pair.b), readouts, strict=True)
     ]
-    known = [_recorded(side, step, tokens) for side in (pair.a, pair.b)]
     stages = [*stream, last]
-    names, blocks = [one.name for one in stages], [one.block for one in stages]
-    if known[0] is not None and known[1] is not None:
-        names, blocks = [*names, "logits"], [*blocks, None]
-        runs = [[*run, _between(*logits)] for run, logits in zip(runs, known, strict=True)]  # type: ignore[misc]
+    known = [logits for side in (pair.a, pair.b) if (logits := _recorded(side, step, tokens)) is not None]
+    if len(known) == len(runs):
+        stages.append(LOGITS)
+        runs = [[*run, _between(*logits)] for run, logits in zip(runs, known, strict=True)]
     ahead = tuple(tuple(value for value, _ in run) for run in runs)
     sides = tuple(tuple(_side(value, tied) for value, tied in run) for run in runs)
-    return Preference(pair, tokens, tuple(names), tuple(blocks), ahead, sides)  # type: ignore[arg-type]
+    names, blocks = zip(*((one.name, one.block) for one in stages), strict=True)
+    return Preference(pair, tokens, names, blocks, ahead, sides)
 
 
 def _from(values: Sequence[Any], wanted: Any) -> int | None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stabilitykit.traces.aligned import aligned
 from stabilitykit.traces.preference import preference
 from stabilitykit.traces.readout import Readout, readout
 from stabilitykit.traces.record import record
+from stabilitykit.traces.stages import Stage
 
 PROMPTS = ["The capital of France is", "def area(radius): return"]
 
@@ -274,6 +276,24 @@ def test_the_stream_is_found_by_structure(family, block, between):
     assert tool.last is not capped
     assert ("head_bits" in result.readings) is not capped
     assert all(row["bit_equal"] is (None if capped else True) for row in rows(result, "head"))
+
+
+def test_only_norms_of_the_block_itself_read_the_stream():
+    """A norm inside the attention reads the attention's own vector, as wide as the stream and yet no sum of it."""
+    block = torch.nn.ModuleDict({"ln_2": torch.nn.LayerNorm(4), "attn": torch.nn.ModuleDict()})
+    block["attn"]["sub_norm"], block["proj"] = torch.nn.LayerNorm(4), torch.nn.Linear(4, 4)
+    model = torch.nn.ModuleDict({"h0": block, "norm": torch.nn.LayerNorm(4)})
+    tool = Readout(SimpleNamespace(final_norm_name="norm"), model, None, None, True)
+
+    def reads(module, part, block=0, before=True):
+        return tool.residual(Stage(f"input:{module}", module, before, block, part))
+
+    assert reads("h0.ln_2", "ln_2:input")
+    assert reads("norm", "norm:input", None)
+    assert not reads("h0.attn.sub_norm", "attn.sub_norm:input")
+    assert not reads("h0.proj", "proj:input")
+    assert not reads("h0.ln_2", "ln_2", before=False)
+    assert not reads("h0.ln_2", "ln_2:input", None)
 
 
 def test_what_it_costs_is_what_it_said(parted):

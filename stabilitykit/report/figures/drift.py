@@ -49,7 +49,15 @@ _STAGE = {
     "amplification": "times the stage before",
     "max_scaled_ulp": "scaled ULP",
 }
-_PREFERENCE = {"stage": "", "ahead_a": "run a", "ahead_b": "run b", "prefers_a": "a prefers", "prefers_b": "b prefers"}
+_PREFERENCE = {
+    "stage": "",
+    "word_a": "a says",
+    "word_b": "b says",
+    "ahead_a": "run a",
+    "ahead_b": "run b",
+    "prefers_a": "a prefers",
+    "prefers_b": "b prefers",
+}
 _PANELS = (("relative_l2", "|Δh| / |h|"), ("angle", "degrees"), ("max_scaled_ulp", "scaled ULP"))
 _OTHERS = 20
 
