@@ -117,6 +117,21 @@ def test_the_flip_row_says_where_each_run_made_up_its_mind(parted):
     assert result.readings["flip_stage"].place["stage"] in {row["stage"] for row in rows(result, "flip")}
 
 
+def test_the_earliest_flip_of_all_prompts_is_the_reading(parted):
+    loaded = parted[0]
+    prompts = [PROMPTS[0], "Once the rain"]
+    here = sk.record(loaded, prompts, 6, states="all")
+    with other_machine(loaded, "model.layers.0", 0.2):
+        there = sk.record(loaded, prompts, 6, states="all")
+    result = sk.measure(sk.Drift(here, loaded), there)
+    late, early = rows(result, "flip")
+    assert late["order"] > early["order"]
+    reading = result.readings["flip_stage"]
+    assert (reading.value, reading.place["stage"]) == (early["order"], early["stage"])
+    assert (reading.place["prompt"], reading.place["parted_from"]) == ("Once the rain", early["parted_from"])
+    assert reading.place["settled_a"] == early["settled_a"]
+
+
 def test_this_head_makes_both_tokens_of_both_states_in_the_recorded_bits(parted):
     _, here, there, result = parted
     assert (result.readings["head_same"].value, result.readings["head_bits"].value) == (1, 1)
