@@ -228,6 +228,23 @@ def test_ties_agree_with_ties_only_and_never_settle(parted):
     assert (planted.unrounded(0), planted.unrounded(1)) == ("a", "b")
 
 
+def test_forced_on_the_other_s_tokens_every_step_counts_and_the_first_disagreement_is_looked_into(parted):
+    loaded, here, _, _ = parted
+    with other_machine(loaded, "model.layers.1", 0.2):
+        forced = record(loaded, here, forced=True, states="all")
+    result = sk.measure(sk.Drift(here, loaded), forced)
+    assert result.readings["compared"].value == sum(one.steps for one in here.generations)
+    for number, (a, b) in enumerate(zip(here.generations, forced.generations, strict=True)):
+        differing = np.flatnonzero(a.predicted != b.predicted)
+        (flip,) = rows(result, "flip", number=number)
+        assert flip["position"] == differing[0]
+        assert (flip["token_a"], flip["token_b"]) == (a.predicted[differing[0]], b.predicted[differing[0]])
+    flips = sum(
+        int((a.predicted != b.predicted).sum()) for a, b in zip(here.generations, forced.generations, strict=True)
+    )
+    assert result.readings["disagreements"].value == flips > result.readings["diverged"].value == 2
+
+
 def test_runs_that_do_not_part_have_no_preference_but_a_norm_and_a_head(parted):
     loaded, here, _, _ = parted
     result = sk.measure(sk.Drift(here, loaded), record(loaded, PROMPTS, 12, states="all"))
