@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from stabilitykit.traces.bisect import bisect as bisect
     from stabilitykit.traces.compare import TraceComparison as TraceComparison
     from stabilitykit.traces.cross_device import CrossDevice as CrossDevice
+    from stabilitykit.traces.drift import Drift as Drift
     from stabilitykit.traces.ledger import Ledger as Ledger
     from stabilitykit.traces.operations import OperationLog as OperationLog
     from stabilitykit.traces.operations import operations_at as operations_at
@@ -152,6 +153,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "WeightGain",
     "BlockGain",
     "DirectionalGain",
+    "Drift",
     "GainByDtype",
     "Representability",
     "NoiseTest",
@@ -286,6 +288,7 @@ _HOMES = {
     "subjects.precision": ("true_float64",),
     "subjects.subject": ("FunctionSubject", "Subject"),
     "traces.ledger": ("Ledger",),
+    "traces.drift": ("Drift",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

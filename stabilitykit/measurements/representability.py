@@ -18,6 +18,7 @@ from stabilitykit.measurements.gain_readings import nearest
 from stabilitykit.measurements.noise_models import floating
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics.bits import name_of, ulp_distance
+from stabilitykit.numerics.decimals import apart_at
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.resolution import LOST, step_columns, thresholds
 from stabilitykit.results.metric import Metric, Reading
@@ -25,7 +26,6 @@ from stabilitykit.subjects.subject import Subject
 
 DTYPES = ("float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 SCALES = ("eps", "eps*sigma")
-DECIMALS = range(1, 16)
 BINS = ((0, 0), (1, 1), (2, 3), (4, 15), (16, 255), (256, 65535), (65536, None))
 
 _METRICS = (
@@ -144,7 +144,7 @@ def step_row(lattice: Lattice, s: float) -> dict[str, Any]:
         "max_relative_error": float(errors.max()) if len(errors) else math.nan,
         "mean_relative_error": float(errors.mean()) if len(errors) else math.nan,
         **_histogram(ulp_distance(x0, x)),
-        **_decimals(x0, x),
+        **apart_at(x0, x),
         "verdict": "measured",
     }
 
@@ -159,15 +159,6 @@ def _histogram(moves: Tensor) -> dict[str, int]:
 
 def _bin_name(low: int, high: int | None) -> str:
     return f"ulp_{low}" if low == high else f"ulp_{low}_up" if high is None else f"ulp_{low}_{high}"
-
-
-def _decimals(x0: Tensor, x: Tensor) -> dict[str, int]:
-    """Return how many coordinates differ after rounding to q decimals; Python rounds the exact value correctly.
-
-    Every q is counted: two numbers may agree at one decimal and differ at two, agree at three and differ at four.
-    """
-    pairs = [pair for pair in zip(x0.double().tolist(), x.double().tolist(), strict=True) if pair[0] != pair[1]]
-    return {f"decimal_{q}": sum(round(a, q) != round(b, q) for a, b in pairs) for q in DECIMALS}
 
 
 def _readings(rows: Sequence[Mapping[str, Any]], at: float) -> dict[str, float | Reading]:

@@ -48,7 +48,7 @@ RESERVED = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedModel(Measurable):
     """A model in evaluation mode with frozen, finite weights; `digest` identifies them, whatever the name.
 
@@ -64,6 +64,10 @@ class LoadedModel(Measurable):
     notes: tuple[str, ...] = ()
 
     made_by: ClassVar[str] = "load(...) or adopt(model, tokenizer)"
+
+    def __repr__(self) -> str:
+        """Return what it is, without its modules."""
+        return f"LoadedModel({self.spec}, {name_of(self.model.dtype)}, {self.digest[:12]})"
 
     @property
     def loaded(self) -> LoadedModel:

@@ -152,5 +152,4 @@ def _first_operation(prompt: int, step: int, a: Recording, b: Recording) -> str:
     from stabilitykit.traces.bisect import bisect
 
     found = bisect(left, right)
-    side = found.a or found.b
-    return str(side.place) if side else ""
+    return str(found.place) if found.place else ""

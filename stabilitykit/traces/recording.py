@@ -47,7 +47,7 @@ class Generation:
         return len(self.tokens)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording(Measurable):
     """What one configuration generated; made by `record(...)`, or read from a folder by `read_recording(DIR)`.
 
@@ -72,6 +72,10 @@ class Recording(Measurable):
     folder: str = ""
 
     made_by: ClassVar[str] = "record(...) or read_recording(DIR)"
+
+    def __repr__(self) -> str:
+        """Return what it is of, without what is in it."""
+        return f"Recording({self.model['spec']}, {self.dtype}, {self.device}, {len(self.generations)} prompts)"
 
     @property
     def dtype(self) -> str:

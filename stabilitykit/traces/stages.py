@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,16 @@ def discover(model: nn.Module, anatomy: Anatomy, run: Callable[[], Tensor], leve
         if tensor._version != place[-1]:
             found[place] = replace(found[place], volatile=True)
     own = (logits.data_ptr(), logits.numel())
-    return [stage for place, stage in found.items() if (place[0], math.prod(place[1])) != own] + [LOGITS]
+    return [*_once(stage for place, stage in found.items() if (place[0], math.prod(place[1])) != own), LOGITS]
+
+
+def _once(stages: Iterable[Stage]) -> Iterable[Stage]:
+    """Return each stage once: a module that runs twice in a forward, such as a rotary embedding, is one stage."""
+    kept: dict[str, Stage] = {}
+    for stage in stages:
+        volatile = stage.volatile or (stage.name in kept and kept[stage.name].volatile)
+        kept[stage.name] = replace(stage, volatile=volatile)
+    return kept.values()
 
 
 @contextmanager

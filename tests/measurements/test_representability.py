@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.representability import BINS, DECIMALS, DTYPES
+from stabilitykit.measurements.representability import BINS, DTYPES
 from stabilitykit.numerics.bits import from_total_order, ordered, spacing
+from stabilitykit.numerics.decimals import DECIMALS
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.resolution import thresholds
 

@@ -106,6 +106,39 @@ def test_a_stage_that_the_forward_overwrites_is_marked():
     ]
 
 
+def test_a_module_that_runs_twice_in_a_forward_is_one_stage(tmp_path):
+    """Gemma 3 runs its rotary embedding once for each kind of attention; such a recording could not be read back."""
+    made = sk.record(sk.load("tiny:gemma3"), ["one"], 2, states="all")
+    names = [stage.name for stage in made.stages]
+    assert len(set(names)) == len(names)
+    assert names.count("module:model.rotary_emb") == 1
+    back = sk.read_recording(sk.write_recording(made, tmp_path / "twice"))
+    assert back.stages == made.stages
+
+
+class Twice(nn.Module):
+    """Runs one module twice, and writes over what it gave first."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        first = self.inner(x).add_(1)
+        return first + self.inner(first.clone())
+
+
+def test_a_module_that_runs_twice_is_overwritten_if_either_output_is():
+    class Anatomy:
+        block_names, final_norm_name = ("0",), "1"
+
+    model = nn.Sequential(Twice(), nn.Identity())
+    found = discover(model, Anatomy, lambda: model(torch.zeros(1, 1, 4))[0, 0] * 2, "module")
+    assert [(stage.name, stage.volatile) for stage in found if stage.module == "0.inner" and not stage.before] == [
+        ("module:0.inner", True)
+    ]
+
+
 def test_an_unknown_level_is_refused():
     with pytest.raises(UsageError, match="'layer' of a recording is not one of block, module, op"):
         stages("tiny", "layer")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stabilitykit.report.figures import (
     chains,
     changes,
+    drift,
     dtypes,
     fan,
     fate,
@@ -78,6 +79,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Zoom": landscape.draw,
     "Margins": margins.draw,
     "Ledger": ledger.draw,
+    "Drift": drift.draw,
 }
 
 
