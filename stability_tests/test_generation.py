@@ -21,3 +21,14 @@ def test_first_divergence(stability, stability_model, stability_device):
         stability_device, **stability.generation, forced=True, against=stability.against(stability_model)
     )
     stability.measure(asked, stability_model, name="first_divergence")
+
+
+def test_drift(stability, stability_model, stability_device):
+    """Keep the states of one prompt on both devices: how far apart they are, and where the decision parts."""
+    asked = sk.CrossDrift(
+        stability_device,
+        prompts=stability.generation["prompts"][:1],
+        tokens=stability.profile.drift,
+        against=stability.against(stability_model),
+    )
+    stability.measure(asked, stability_model, name="drift")

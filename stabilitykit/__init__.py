@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from stabilitykit.traces.bisect import bisect as bisect
     from stabilitykit.traces.compare import TraceComparison as TraceComparison
     from stabilitykit.traces.cross_device import CrossDevice as CrossDevice
+    from stabilitykit.traces.cross_device import CrossDrift as CrossDrift
     from stabilitykit.traces.drift import Drift as Drift
     from stabilitykit.traces.ledger import Ledger as Ledger
     from stabilitykit.traces.operations import OperationLog as OperationLog
@@ -159,6 +160,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "NoiseTest",
     "Margins",
     "CrossDevice",
+    "CrossDrift",
     "Prompt",
     "Recording",
     "OperationLog",
@@ -271,7 +273,7 @@ _HOMES = {
     "prompts": ("Prompt",),
     "traces.bisect": ("Bisection", "bisect"),
     "traces.compare": ("TraceComparison",),
-    "traces.cross_device": ("CrossDevice",),
+    "traces.cross_device": ("CrossDevice", "CrossDrift"),
     "traces.operations": ("OperationLog", "operations_at"),
     "traces.record": ("record",),
     "traces.recording": ("Recording",),

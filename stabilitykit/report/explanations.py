@@ -81,6 +81,7 @@ CHAPTERS = (
         {
             "CrossDevice": "Does another device say the same, and where do the bits part?",
             "TraceComparison": "Do two recordings agree, and if not, at which token and at which stage do they part?",
+            "CrossDrift": "How far are its states from ours, and where do the two come to prefer other tokens?",
             "Drift": "How far are two runs apart on their way, and where do they come to prefer other tokens?",
             "Trace": "Does a generation come back, bit for bit, at every stage of every token?",
         },

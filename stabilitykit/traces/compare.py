@@ -19,7 +19,14 @@ from stabilitykit.results.result import Worst
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.traces.agreement import Agreement, agreement
 from stabilitykit.traces.comparable import changed_environment, check_comparable
-from stabilitykit.traces.comparison_rows import Shared, environment_rows, kind_rows, prompt_rows, stage_rows
+from stabilitykit.traces.comparison_rows import (
+    Shared,
+    environment_rows,
+    kind_rows,
+    operation_rows,
+    prompt_rows,
+    stage_rows,
+)
 from stabilitykit.traces.comparison_words import sentence
 from stabilitykit.traces.recording import Recording
 
@@ -41,7 +48,8 @@ class TraceComparison(Measurement[Recording]):
     nothing: verdict `not-distinct` instead of `pass`. Readings about a divergence name its prompt, token, stage, module
     and, from operation logs, operation. A text that never diverged has its length as `divergence_index`, a bound.
 
-    Rows (`part`): prompt (also in tables/divergence.csv), survival, kind, stage, environment. Arrays: `map` (steps,
+    Rows (`part`): prompt (also in tables/divergence.csv), survival, kind, stage, operation (of the steps that both
+    recorded them of), environment. Arrays: `map` (steps,
     stages) of the prompt that parts first, 1 where bits differ. IncomparableError with a table of what is not the same.
     No model runs. Source: the study's comparison, with ids for words, the step that decides for the one before it, and
     censored texts counted.
@@ -113,6 +121,7 @@ class TraceComparison(Measurement[Recording]):
                 *_survival_rows(kept),
                 *kind_rows(found),
                 *stage_rows(found, shared),
+                *operation_rows(reference, subject),
                 *environment_rows(environment),
             ),
             arrays=_map(found),

@@ -10,6 +10,7 @@ import numpy as np
 
 from stabilitykit.numerics.survival import survival
 from stabilitykit.traces.agreement import Agreement
+from stabilitykit.traces.bisect import Bisection, bisect
 from stabilitykit.traces.comparable import Field
 from stabilitykit.traces.recording import Recording
 from stabilitykit.traces.stages import Stage
@@ -144,12 +145,37 @@ def _top(generation: Any, recording: Recording, step: int) -> list[list[Any]]:
     return [[token, recording.word(token), logit] for token, logit in zip(ids, logits, strict=True)]
 
 
+def operation_rows(a: Recording, b: Recording) -> list[Row]:
+    """Return a row a step whose operations both recorded: the first that gives other bits, and whose fault it is."""
+    rows: list[Row] = []
+    for prompt, one in enumerate(a.generations):
+        for step in sorted(one.operations):
+            if (found := _bisected(prompt, step, a, b)) is not None:
+                rows.append(
+                    {
+                        "part": "operation",
+                        "prompt": one.text or f"ids {list(one.ids)}",
+                        "step": step,
+                        "op": str(found.place) if found.place else "",
+                        "kind": found.kind or "equal",
+                        "cause": found.cause.name if found.cause else "",
+                        "number": found.number,
+                        "operations": found.compared,
+                        "later": found.later,
+                        "local": sum(found.local.values()),
+                    }
+                )
+    return rows
+
+
 def _first_operation(prompt: int, step: int, a: Recording, b: Recording) -> str:
     """Return the first differing operation where both recordings have the operations of that step."""
-    left, right = a.operations(prompt, step), b.operations(prompt, step)
-    if left is None or right is None:
-        return ""
-    from stabilitykit.traces.bisect import bisect
+    found = _bisected(prompt, step, a, b)
+    return str(found.place) if found and found.place else ""
 
-    found = bisect(left, right)
-    return str(found.place) if found.place else ""
+
+def _bisected(prompt: int, step: int, a: Recording, b: Recording) -> Bisection | None:
+    left, right = a.operations(prompt, step), b.operations(prompt, step)
+    if left is None or right is None or left.level != right.level:
+        return None
+    return bisect(left, right)

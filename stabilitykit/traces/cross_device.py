@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.prompts import GENERATION_PROMPTS, Prompt
 from stabilitykit.results.metric import Metric
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.models import LoadedModel
 from stabilitykit.traces.compare import TraceComparison
+from stabilitykit.traces.drift import Drift
 from stabilitykit.traces.elsewhere import setting_named
 from stabilitykit.traces.record import record
 from stabilitykit.traces.recorded import Ask, recorded, recorded_elsewhere
@@ -55,18 +57,45 @@ class CrossDevice(Measurement[LoadedModel]):
 
     def find(self, subject: LoadedModel) -> Finding:
         """Record on both sides, and compare."""
+        reference, other = self.recordings(subject)
+        return TraceComparison(reference, distinct=True).find(other)
+
+    def recordings(self, subject: LoadedModel, states: str = "none") -> tuple[Recording, Recording]:
+        """Return the recording to compare with and the other: that of `against` and ours, or ours and the device's."""
         if self.against is not None:
-            here = _like(subject, self.against, self.forced)
-            return TraceComparison(self.against, distinct=True).find(here)
-        ask = Ask(self.prompts, self.tokens, self.level)
-        setting = setting_named(self.setting)
+            return self.against, _like(subject, self.against, self.forced, states)
+        ask = Ask(self.prompts, self.tokens, self.level, states)
         here = recorded(subject, ask)
-        there = recorded_elsewhere(subject, setting, ask, here if self.forced else None)
-        return TraceComparison(here, distinct=True).find(there)
+        return here, recorded_elsewhere(subject, setting_named(self.setting), ask, here if self.forced else None)
 
 
-def _like(subject: LoadedModel, other: Recording, forced: bool) -> Recording:
+@dataclass(frozen=True, eq=False)
+class CrossDrift(CrossDevice):
+    """How far are the states on another device, and where do the two come to prefer other tokens?
+
+    As `CrossDevice`, with the vectors of every stage; readings and rows are those of `Drift`. UnsupportedError for an
+    `against` that keeps none. Memory: the vectors of all stages of all tokens, 1.6 MB a token for SmolLM2.
+    """
+
+    prompts: Sequence[Prompt | str | Sequence[int]] = GENERATION_PROMPTS[:1]
+    tokens: int = 48
+
+    metrics: ClassVar[tuple[Metric, ...]] = Drift.metrics
+    requires: ClassVar[Mapping[str, str]] = Drift.requires
+    causes: ClassVar[tuple[str, ...]] = Drift.causes
+
+    def find(self, subject: LoadedModel) -> Finding:
+        """Record on both sides, vectors too, and measure how far they are apart."""
+        if self.against is not None and not any(one.states for one in self.against.generations):
+            raise UnsupportedError(
+                f"the recording in {self.against.folder} keeps digests only; record it with --record-states all"
+            )
+        reference, other = self.recordings(subject, "all")
+        return Drift(reference, subject).find(other)
+
+
+def _like(subject: LoadedModel, other: Recording, forced: bool, states: str) -> Recording:
     """Return a recording here of what another one is of."""
     tokens = max(one.steps for one in other.generations)
     forced = forced or other.mode == "forced"
-    return record(subject, other, max(tokens, 1), level=other.level, forced=forced)
+    return record(subject, other, max(tokens, 1), level=other.level, states=states, forced=forced)

@@ -80,6 +80,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Margins": margins.draw,
     "Ledger": ledger.draw,
     "Drift": drift.draw,
+    "CrossDrift": drift.draw,
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from stabilitykit.report.figures.figure import (
     BLUE,
+    FAINT,
     ORANGE,
     SCALE,
     Figure,
@@ -37,6 +38,15 @@ _PROMPT = {
     "stage": "stage",
     "op": "operation",
 }
+_OPERATION = {
+    "op": "",
+    "kind": "kind",
+    "cause": "class",
+    "number": "operation",
+    "operations": "of",
+    "later": "later ones that differ",
+    "local": "of them on their own inputs",
+}
 _SHOWN = 40
 
 
@@ -46,6 +56,8 @@ def draw(result: Result) -> list[Figure]:
     figures = [_timeline(prompts)]
     if "map" in result.arrays and stages:
         figures += [_tokens(np.asarray(result.arrays["map"]), stages), _submodules(stages)]
+    if operations := [row for row in _part(result, "operation") if row["number"]]:
+        figures.append(_operations(operations))
     if len(prompts) > 1:
         figures.append(_survival(_part(result, "survival")))
     return figures
@@ -147,6 +159,35 @@ def _submodules(stages: Rows) -> Figure:
     said = f" Most often first: {label(firsts['stage'])}, in {firsts['first_in_steps']} of {firsts['steps']} steps."
     caption = "Share of the compared steps, over all prompts, at which a stage has other bits; rows in running order."
     return Figure("Which parts differ", caption + (said if firsts["first_in_steps"] else ""), [trace], shape)
+
+
+def _operations(rows: Rows) -> Figure:
+    """Return how far into each recorded forward the first differing operation lies, and which one it is."""
+    shown = list(rows[:_SHOWN])
+    trace: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [f"{label(row['prompt'], 24)}, step {row['step']}" for row in shown],
+        "x": [row["number"] for row in shown],
+        "marker": {"color": [ORANGE if row["kind"] == "local" else FAINT for row in shown]},
+        "text": [label(f"{row['op']}: {row['kind']} {row['cause']}", 70) for row in shown],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertext": [hover(row, _OPERATION) for row in shown],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    most = max(row["operations"] for row in shown)
+    shape = layout(
+        110 + 30 * len(shown),
+        xaxis=axis("operations of the forward", range=[0, most]),
+        yaxis=axis("", type="category", autorange="reversed", showgrid=False, tickfont={"size": 10}),
+    )
+    local = sum(row["kind"] == "local" for row in rows)
+    caption = (
+        f"The first operation that gave other bits. In {local} of {len(rows)} forwards it is local (orange): it read "
+        "the same bits, weights included. stabilitykit bisect runs it again alone."
+    )
+    return Figure("Which operation parts first", caption, [trace], shape, wide=True)
 
 
 def _survival(rows: Rows) -> Figure:
