@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
@@ -17,7 +19,7 @@ from stabilitykit.traces.drift import Drift
 from stabilitykit.traces.elsewhere import setting_named
 from stabilitykit.traces.record import record
 from stabilitykit.traces.recorded import Ask, recorded, recorded_elsewhere
-from stabilitykit.traces.recording import Recording
+from stabilitykit.traces.recording import Generation, Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,13 @@ class CrossDevice(Measurement[LoadedModel]):
         if self.against is not None:
             return self.against, _like(subject, self.against, self.forced, states)
         ask = Ask(self.prompts, self.tokens, self.level, states)
-        here = recorded(subject, ask)
-        return here, recorded_elsewhere(subject, setting_named(self.setting), ask, here if self.forced else None)
+        here, setting = recorded(subject, ask), setting_named(self.setting)
+        there = recorded_elsewhere(subject, setting, ask)
+        if not self.forced:
+            return here, there
+        if all(_same_text(*pair) for pair in zip(here.generations, there.generations, strict=True)):
+            return here, replace(there, mode="forced")  # it has read our tokens already: they were its own
+        return here, recorded_elsewhere(subject, setting, ask, here)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +99,10 @@ class CrossDrift(CrossDevice):
             )
         reference, other = self.recordings(subject, "all")
         return Drift(reference, subject).find(other)
+
+
+def _same_text(one: Generation, other: Generation) -> bool:
+    return bool(np.array_equal(one.tokens, other.tokens))
 
 
 def _like(subject: LoadedModel, other: Recording, forced: bool, states: str) -> Recording:

@@ -34,6 +34,42 @@ def test_forced_on_our_tokens_every_step_is_compared(tiny):
     assert result.readings["share_diverged"].value == 0
 
 
+def test_the_stated_cost_bounds_both_sides(tiny):
+    for asked in (sk.CrossDevice("cpu-ref", prompts=("cost",), tokens=3), sk.CrossDrift("cpu-ref", tokens=2)):
+        took = sk.measure(asked, tiny, progress=False).execution.forwards
+        assert asked.cost(tiny).forwards / 2 <= took <= asked.cost(tiny).forwards
+
+
+def test_states_are_kept_on_both_sides_and_their_drift_measured(tiny):
+    asked = sk.CrossDrift("cpu-ref", prompts=("ab",), tokens=3)
+    result = sk.measure(asked, tiny, progress=False)
+    assert result.readings["compared"].value == 3
+    assert 0 < result.readings["relative_l2"].value < 1e-4
+    assert result.readings["head_same"].value == 1
+    digests = sk.record(tiny, ["ab"], 2)
+    with pytest.raises(sk.UnsupportedError, match="keeps digests only; record it with --record-states all"):
+        sk.measure(sk.CrossDrift(against=digests), tiny, progress=False)
+
+
+def test_texts_that_part_are_read_again_by_the_other_device(tiny, monkeypatch):
+    """Where the other device says something else it must read our tokens; where it says ours it has done so."""
+    from stabilitykit.traces import cross_device
+
+    asked, real = [], cross_device.recorded_elsewhere
+    here = recorded.recorded(tiny, Ask(**ASK))
+    other = [type(one)(**{**vars(one), "tokens": one.tokens + 1}) for one in here.generations]
+
+    def planted(loaded, setting, ask, forced=None):
+        asked.append(forced)
+        there = real(loaded, setting, ask, forced)
+        return sk.Recording(**{**vars(there), "generations": tuple(other)}) if forced is None else there
+
+    monkeypatch.setattr(cross_device, "recorded_elsewhere", planted)
+    result = sk.measure(sk.CrossDevice("cpu-ref", **ASK, forced=True), tiny, progress=False)
+    assert asked == [None, here]
+    assert result.readings["tokens"].value == sum(one.steps for one in here.generations)
+
+
 def test_a_recording_of_another_device_is_continued_and_compared(tiny):
     there = record_elsewhere(tiny, setting_named("cpu-ref"), Ask(**ASK))
     result = sk.measure(sk.CrossDevice(against=there), tiny, progress=False)
