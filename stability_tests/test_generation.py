@@ -3,7 +3,7 @@
 import stabilitykit as sk
 
 
-def test_generation(stability, stability_model):
+def test_trace(stability, stability_model):
     """Generate twice and compare every stage of every token; keep the recording where `--stability-record` says."""
     asked = sk.Trace(**stability.generation, **stability.recording(stability_model))
     stability.measure(asked, stability_model)

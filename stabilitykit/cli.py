@@ -18,7 +18,7 @@ from stabilitykit.settings import BAD_INPUT, COMMAND, OPTIONS, Option, Settings,
 
 _INI = Path(__file__).with_name("run.ini")
 _REPORT = "reports"
-_GENERATION = "test_generation"  # the file of the suite that records
+_TESTS = {"record": "test_trace", "against": "test_cross_device or test_first_divergence or test_drift"}
 _COMMANDS = {"bisect": cli_bisect, "compare": cli_compare, "devices": cli_devices, "margins": cli_margins}
 # pytest's exit status -> ours: 0 pass, 1 differs or fails, 2 usage, 3 unreadable or broken, 130 interrupted.
 _STATUS = {-signal.SIGINT: 130, 0: 0, 1: 1, 2: 130, 3: 3, 4: 2, 5: 2, BAD_INPUT + 2: 2, BAD_INPUT + 3: 3}
@@ -57,7 +57,8 @@ def _run(given: dict[str, Any], rest: list[str]) -> int:
     _check(resolve(lambda option: asked.get(option.name), lambda _: None, Path.cwd()))
     isolated = ["-c", str(_INI), f"--rootdir={Path.cwd()}"]
     # A recording takes two minutes; the rest of the suite would take five more that nobody asked for.
-    chosen = ["-k", _GENERATION] if (given["record"] or given["against"]) and not rest else rest
+    asked_for = [tests for option, tests in _TESTS.items() if given[option]]
+    chosen = ["-k", " or ".join(asked_for)] if asked_for and not rest else rest
     command = [sys.executable, "-m", "pytest", "-p", "stabilitykit.plugin", *isolated, *arguments(asked), *chosen]
     told = {
         **os.environ,

@@ -22,14 +22,11 @@ def command(*words, cwd):
     )
 
 
-ONLY = ("--", "-q", "-k", "test_generation and not first and not cross")
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Return a folder with a recording of the tiny model, made by the command."""
     place = tmp_path_factory.mktemp("record")
-    done = command("run", "--model", "tiny", "--record", "A", "--tokens", "3", "--report", "R", *ONLY, cwd=place)
+    done = command("run", "--model", "tiny", "--record", "A", "--tokens", "3", "--report", "R", cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 
@@ -118,7 +115,7 @@ def test_what_cannot_be_meant_or_compared_has_one_sentence_and_its_status(record
 
 def test_several_models_are_kept_in_folders_of_their_own(tmp_path):
     words = ("run", "--model", "tiny", "--dtype", "float32,bfloat16", "--record", "A", "--tokens", "1", "--report", "R")
-    done = command(*words, *ONLY, cwd=tmp_path)
+    done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in (tmp_path / "A").iterdir()) == ["tiny-bfloat16", "tiny-float32"]
     wide, narrow = (sk.read_recording(tmp_path / "A" / name) for name in ("tiny-float32", "tiny-bfloat16"))

@@ -3,7 +3,7 @@
 SEARCHED = """
 from hypothesis import given, settings, strategies as st
 
-@settings(database=None)
+@settings(database=None, deadline=None)
 @given(drift=st.integers(0, 9))
 def test_searched(stability, drift):
     stability.measure(ToyDrift(float(drift), direction=f"recipe {drift}"), TOY)
@@ -41,7 +41,7 @@ def test_a_failing_example_stays_failed_and_is_told_by_the_last(inner):
         """
 from hypothesis import given, settings, strategies as st
 
-@settings(database=None)
+@settings(database=None, deadline=None)
 @given(drift=st.integers(0, 99))
 @pytest.mark.stability(limits={"max_ulp": 10})
 def test_limited(stability, drift):
