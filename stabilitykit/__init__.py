@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
+    from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.landscape import Landscape as Landscape
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.module_subject import ModuleSubject as ModuleSubject
     from stabilitykit.subjects.operators import Machine as Machine
     from stabilitykit.subjects.precision import true_float64 as true_float64
+    from stabilitykit.subjects.stored import Checkpoint as Checkpoint
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
     from stabilitykit.traces.bisect import Bisection as Bisection
@@ -110,6 +112,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "load",
     "adopt",
     "LoadedModel",
+    "Checkpoint",
     "Subject",
     "CausalLMSubject",
     "ModuleSubject",
@@ -152,6 +155,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "MatmulChain",
     "WeightGain",
     "BlockGain",
+    "HeadSpectra",
     "DirectionalGain",
     "Drift",
     "GainByDtype",
@@ -229,6 +233,7 @@ _HOMES = {
     "measurements.flip_scan": ("FlipScan",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
+    "measurements.head_spectra": ("HeadSpectra",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.landscape": ("Landscape",),
@@ -286,6 +291,7 @@ _HOMES = {
     "subjects.module_subject": ("ModuleSubject",),
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
+    "subjects.stored": ("Checkpoint",),
     "subjects.subject": ("FunctionSubject", "Subject"),
     "traces.ledger": ("Ledger",),
     "traces.drift": ("Drift",),
