@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.tie_point import TiePoint as TiePoint
     from stabilitykit.measurements.tie_solver import tie_point as tie_point
     from stabilitykit.measurements.ties import Tie as Tie
+    from stabilitykit.measurements.weight_export import WeightExport as WeightExport
+    from stabilitykit.measurements.weights import WeightStatistics as WeightStatistics
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
@@ -156,6 +158,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "WeightGain",
     "BlockGain",
     "HeadSpectra",
+    "WeightStatistics",
+    "WeightExport",
     "DirectionalGain",
     "Drift",
     "GainByDtype",
@@ -263,6 +267,8 @@ _HOMES = {
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
     "measurements.thread_invariance": ("ThreadInvariance",),
+    "measurements.weight_export": ("WeightExport",),
+    "measurements.weights": ("WeightStatistics",),
     "measurements.zoom": ("Zoom",),
     "measurements.tie_point": ("TiePoint",),
     "measurements.tie_solver": ("tie_point",),
