@@ -38,8 +38,8 @@ def layer_rows(heads: Sequence[Row]) -> list[Row]:
 def trend_rows(heads: Sequence[Row], layers: Sequence[Row], shuffles: int, seed: int) -> list[Row]:
     """Return each statistic's trend with depth, and with the head's number within each layer.
 
-    Of the heads one row a layer; by chance a p below 0.05 is met in one of twenty. Rows without a trend, of fewer than
-    three values or of equal ones, are left out.
+    Of the heads one row a layer; by chance a p below 0.05 is met in one of twenty. Heads that share k and v are
+    shuffled as one. Rows without a trend, of fewer than three values or of equal ones, are left out.
     """
     rows = []
     for matrix in dict.fromkeys(row["matrix"] for row in layers):
@@ -49,12 +49,16 @@ def trend_rows(heads: Sequence[Row], layers: Sequence[Row], shuffles: int, seed:
         for layer in [row["layer"] for row in means]:
             own = [row for row in heads if row["layer"] == layer and row["matrix"] == matrix]
             for name in ("top10", "least10"):
-                rows.append(_trend(matrix, name, f"heads of layer {layer}", [row[name] for row in own], shuffles, seed))
+                values = [row[name] for row in own]
+                sharing = sum(row["kv_head"] == 0 for row in own)
+                rows.append(_trend(matrix, name, f"heads of layer {layer}", values, shuffles, seed, sharing))
     return [row for row in rows if not np.isnan(row["spearman"])]
 
 
-def _trend(matrix: str, name: str, along: str, values: Sequence[float], shuffles: int, seed: int) -> Row:
-    correlation, p = trend(values, shuffles, seed)
+def _trend(
+    matrix: str, name: str, along: str, values: Sequence[float], shuffles: int, seed: int, together: int = 1
+) -> Row:
+    correlation, p = trend(values, shuffles, seed, together)
     about = {"part": "trend", "table": "head_trends", "matrix": matrix, "statistic": name, "along": along}
     return {**about, "values": len(values), "spearman": correlation, "p": p}
 

@@ -207,7 +207,7 @@ GLOSSARY = {
     "null": "What random weights of the same shape would give: the size that needs no explanation.",
     "entropy rank": "Over how many directions a matrix spreads what it does: 1 to all of them.",
     "deficient": "A head that ignores some direction, as far as the rounding of its weights can tell.",
-    "kurtosis": "How heavy the tails of a weight's elements are: 0 for a Gaussian, large where a few elements dominate.",
+    "kurtosis": "How heavy the tails of a weight are: 0 for a Gaussian, large where a few elements dominate.",
     "singular value": "The factor by which the model stretches a small change along one direction of its input.",
     "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
 }

@@ -34,3 +34,27 @@ def test_what_has_no_order_has_no_trend(values):
 
 def test_infinities_have_ranks():
     assert trend([1.0, 2.0, math.inf], 99)[0] == pytest.approx(1)
+
+
+def test_groups_are_moved_as_one():
+    """Against all 3! orders of the groups and 2!^3 inside them."""
+    values = [1.0, 2.0, 4.0, 3.0, 5.0, 6.0]
+    found, p = trend(values, draws=20_000, together=2)
+    pairs = [values[:2], values[2:4], values[4:]]
+    every = [
+        abs(stats.spearmanr(range(6), [x for pair in order for x in pair]).statistic)
+        for group in itertools.permutations(pairs)
+        for order in itertools.product(*(itertools.permutations(pair) for pair in group))
+    ]
+    exact = np.mean(np.array(every) >= abs(found) - 1e-9)
+    assert len(every) == 48
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
+
+
+def test_likeness_within_groups_is_no_order():
+    """Nine heads, three of a kind: taken one by one they seem in order far too often, as groups they do not."""
+    random = np.random.Generator(np.random.PCG64(9))
+    alike = [np.repeat(random.standard_normal(3), 3) + 0.1 * random.standard_normal(9) for _ in range(300)]
+    shares = [np.mean([trend(x, 199, seed=n, together=t)[1] <= 0.05 for n, x in enumerate(alike)]) for t in (1, 3)]
+    assert shares[0] > 0.2
+    assert shares[1] < 0.09

@@ -32,6 +32,7 @@ Rows = Sequence[Row]
 
 _COLORS = {"attention": BLUE, "mlp": ORANGE, "norm": GREEN}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_SYMBOLS = ("circle", "square", "diamond", "x", "triangle-up")
 _DEPTH = (BLUE, ORANGE, GREEN, INK, FAINT)
 _FOLLOWED = {
     "frobenius": ("Frobenius norm", "the length of each weight, √Σ w²"),
@@ -92,7 +93,10 @@ def _depth(rows: Rows, name: str) -> Figure | None:
     row = max(
         (row for own in series.values() for row in own if finite(row[name]) is not None), key=lambda r: float(r[name])
     )
-    caption = f"{title} over the layers: {words}. Largest: {rough(row[name])}, in {label(row['name'])}."
+    known = {one["layer"] for own in series.values() for one in own if finite(one[name]) is not None}
+    every = {one["layer"] for own in series.values() for one in own}
+    some = f" Taken in {len(known)} of {len(every)} layers." if len(known) < len(every) else ""
+    caption = f"{title} over the layers: {words}. Largest: {rough(row[name])}, in {label(row['name'])}.{some}"
     return Figure(f"{title} with depth", caption, traces, shape)
 
 
@@ -106,16 +110,18 @@ def _series(rows: Rows) -> dict[str, list[Row]]:
 
 
 def _line(rows: Rows, name: str, title: str, line: Mapping[str, Any]) -> Trace:
+    # Between layers that were not looked at there is nothing to draw a line through.
+    values = column(rows, name)
     return {
         "type": "scatter",
         "x": column(rows, "layer"),
-        "y": column(rows, name),
-        "mode": "lines",
+        "y": values,
+        "mode": "markers" if None in values else "lines",
         "line": dict(line),
+        "marker": {"size": 8, "color": line["color"], "symbol": _SYMBOLS[_DASHES.index(line["dash"])]},
         "name": label(title.removesuffix(".weight"), 32),
         "hovertext": [hover(row, _HOVER) for row in rows],
         "hoverinfo": "text",
-        "connectgaps": True,
     }
 
 
