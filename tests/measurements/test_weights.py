@@ -257,9 +257,11 @@ def test_a_disk_that_changes_a_bit_is_seen(loaded, tmp_path, monkeypatch):
 
 
 def test_hostile_names_stay_in_the_folder(tmp_path):
-    names = ["../../x", "..", "/etc/passwd", "a\\b", "con:", "W", "w", "é" * 300, "x\n"]
+    names = ["../../x", "..", "/etc/passwd", "a\\b", "con:", "W", "w", "é" * 300, "é" * 301, "x\n", "h.1.w", "H.1.w"]
     (tmp_path / "in").mkdir()
-    save_file({name: torch.full((2,), float(at)) for at, name in enumerate(names)}, tmp_path / "in" / "a.safetensors")
+    # The longer one is in a block, and so comes after the other, whose name is the same but for its case.
+    tensors = {name: torch.full((3 if name == "H.1.w" else 2,), float(at)) for at, name in enumerate(names)}
+    save_file(tensors, tmp_path / "in" / "a.safetensors")
     result = sk.measure(
         sk.WeightExport(str(tmp_path / "out"), blocks=None), sk.Checkpoint(tmp_path / "in"), progress=False
     )
