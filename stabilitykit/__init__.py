@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
+    from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.landscape import Landscape as Landscape
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.tie_point import TiePoint as TiePoint
     from stabilitykit.measurements.tie_solver import tie_point as tie_point
     from stabilitykit.measurements.ties import Tie as Tie
+    from stabilitykit.measurements.weight_export import WeightExport as WeightExport
+    from stabilitykit.measurements.weights import WeightStatistics as WeightStatistics
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.module_subject import ModuleSubject as ModuleSubject
     from stabilitykit.subjects.operators import Machine as Machine
     from stabilitykit.subjects.precision import true_float64 as true_float64
+    from stabilitykit.subjects.stored import Checkpoint as Checkpoint
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
     from stabilitykit.traces.bisect import Bisection as Bisection
@@ -111,6 +115,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "load",
     "adopt",
     "LoadedModel",
+    "Checkpoint",
     "Subject",
     "CausalLMSubject",
     "ModuleSubject",
@@ -153,6 +158,9 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "MatmulChain",
     "WeightGain",
     "BlockGain",
+    "HeadSpectra",
+    "WeightStatistics",
+    "WeightExport",
     "DirectionalGain",
     "Drift",
     "GainByDtype",
@@ -231,6 +239,7 @@ _HOMES = {
     "measurements.flip_scan": ("FlipScan",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
+    "measurements.head_spectra": ("HeadSpectra",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.landscape": ("Landscape",),
@@ -260,6 +269,8 @@ _HOMES = {
     "measurements.staircase": ("Staircase",),
     "measurements.submodule_profile": ("SubmoduleProfile",),
     "measurements.thread_invariance": ("ThreadInvariance",),
+    "measurements.weight_export": ("WeightExport",),
+    "measurements.weights": ("WeightStatistics",),
     "measurements.zoom": ("Zoom",),
     "measurements.tie_point": ("TiePoint",),
     "measurements.tie_solver": ("tie_point",),
@@ -288,6 +299,7 @@ _HOMES = {
     "subjects.module_subject": ("ModuleSubject",),
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
+    "subjects.stored": ("Checkpoint",),
     "subjects.subject": ("FunctionSubject", "Subject"),
     "traces.ledger": ("Ledger",),
     "traces.drift": ("Drift",),

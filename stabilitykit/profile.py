@@ -22,7 +22,8 @@ class Profile:
     `processes`: fresh processes that are asked. `grid`: points on each axis of a map, in each of the `planes`.
     `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
     `margins`: prompts that are continued (None for all), and tokens of each; `generation`: the same for recordings,
-    which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states.
+    which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
+    which singular values of the weights are taken, and in how many blocks, None for all.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Profile:
     generation: tuple[int | None, int]
     devices: tuple[str, ...]
     drift: int
+    spectra: tuple[str, int | None]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -92,6 +94,7 @@ PROFILES = {
         generation=(2, 12),
         devices=("cpu-ref",),
         drift=8,
+        spectra=("all", 2),
     ),
     "standard": Profile(
         "standard",
@@ -125,6 +128,7 @@ PROFILES = {
         generation=(None, 96),
         devices=("cpu-aten", "cpu-mkl", "cpu-ref"),
         drift=48,
+        spectra=("norm", None),
     ),
     "paper": Profile(
         "paper",
@@ -161,5 +165,6 @@ PROFILES = {
         generation=(None, 1000),
         devices=("cpu-threads1", "cpu-aten", "cpu-mkl", "cpu-mkl-strict", "cpu-ref"),
         drift=96,
+        spectra=("all", None),
     ),
 }

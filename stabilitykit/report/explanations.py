@@ -99,6 +99,15 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Weights",
+        "The weights themselves, without a forward: how large they are, how heavy their tails, how even their heads.",
+        {
+            "HeadSpectra": "How unevenly does each attention head stretch what it reads, next to random weights?",
+            "WeightStatistics": "How large are the weights of each block, and which one stands apart?",
+            "WeightExport": "Does every weight come back from a file of its own, bit for bit?",
+        },
+    ),
+    Chapter(
         "Invariances",
         "Things that should not matter and, in floating-point arithmetic, may: what else is computed, where and when.",
         {
@@ -194,6 +203,12 @@ GLOSSARY = {
     "chain bound": "The product of how far each part can stretch a change: a bound on the whole, and how loose it is.",
     "alignment": "Whether a change meets the direction that a part stretches most: 1 it does, near 0 it does not.",
     "share of the error": "How much of the output's rounding error is one part's own. All parts add up to 1.",
+    "First/Last": "The largest singular value of a head's matrix over its smallest: 1 if it is even.",
+    "Top-10": "The share of the sum of a head's singular values that the ten largest hold; Least-10 the ten smallest.",
+    "null": "What random weights of the same shape would give: the size that needs no explanation.",
+    "entropy rank": "Over how many directions a matrix spreads what it does: 1 to all of them.",
+    "deficient": "A head that ignores some direction, as far as the rounding of its weights can tell.",
+    "kurtosis": "How heavy the tails of a weight are: 0 for a Gaussian, large where a few elements dominate.",
     "singular value": "The factor by which the model stretches a small change along one direction of its input.",
     "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
 }

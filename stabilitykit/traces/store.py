@@ -19,7 +19,7 @@ from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
 from stabilitykit.results.atomic import atomic_write
-from stabilitykit.traces.headers import check_header
+from stabilitykit.subjects.headers import check_header
 from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed, shortened
 from stabilitykit.traces.recording import Generation, Recording, stage_rows
 from stabilitykit.traces.stages import Stage

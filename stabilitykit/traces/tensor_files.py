@@ -16,7 +16,7 @@ from torch import Tensor
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of
 from stabilitykit.numerics.differences import Difference, difference
-from stabilitykit.traces.headers import LARGEST, check_header
+from stabilitykit.subjects.headers import LARGEST, check_header
 
 FORMS = "a .safetensors or a .npy file"
 

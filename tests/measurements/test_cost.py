@@ -67,6 +67,8 @@ def suite(profile, loaded):
         (sk.BlockGain(), prefill),
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
         (sk.Ledger(), prefill),
+        (sk.HeadSpectra(), sk.Checkpoint.of(loaded)),
+        (sk.WeightStatistics(spectra=profile.spectra[0], spectra_blocks=profile.spectra[1]), sk.Checkpoint.of(loaded)),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),
     ]

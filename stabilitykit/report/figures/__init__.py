@@ -16,6 +16,7 @@ from stabilitykit.report.figures import (
     fan,
     fate,
     gains,
+    head_spectra,
     invariances,
     jumps,
     kernels,
@@ -35,6 +36,7 @@ from stabilitykit.report.figures import (
     staircase,
     submodules,
     ties,
+    weights,
 )
 from stabilitykit.report.figures.figure import Figure
 
@@ -81,6 +83,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Ledger": ledger.draw,
     "Drift": drift.draw,
     "CrossDrift": drift.draw,
+    "HeadSpectra": head_spectra.draw,
+    "WeightStatistics": weights.draw,
 }
 
 

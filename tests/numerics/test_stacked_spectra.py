@@ -1,0 +1,116 @@
+"""Spectra of stacks against dense decompositions, and ratios of spectra that are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stabilitykit.errors import InvalidError
+from stabilitykit.numerics.stacked_spectra import _BATCH, null, ratios, rounding_floor, singular_values
+
+
+def normal(*shape, seed=0):
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9), (4, 9, 5), (2, 1, 7), (2, 7, 1), (1, 6, 6)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_values_are_those_of_a_dense_decomposition(shape, dtype):
+    A = torch.from_numpy(normal(*shape)).to(dtype)
+    expected = np.linalg.svd(A.double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(singular_values(A), expected, rtol=1e-12)
+
+
+def test_small_values_keep_their_digits():
+    """From 1 down to 1e-12: far below what a Gram matrix can hold."""
+    U, _ = np.linalg.qr(normal(8, 8))
+    V, _ = np.linalg.qr(normal(20, 8, seed=1))
+    s = 10.0 ** -np.arange(0, 16, 2)[:8]
+    A = (U * s) @ V.T
+    found = singular_values(torch.from_numpy(np.stack([A, normal(8, 20)])))
+    np.testing.assert_allclose(found[0], np.linalg.svd(A, compute_uv=False), rtol=1e-3, atol=1e-16)
+    np.testing.assert_allclose(found[0][:7], s[:7], rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_no_square_leaves_the_range(scale):
+    A = normal(2, 4, 6)
+    np.testing.assert_allclose(
+        singular_values(torch.from_numpy(A * scale)) / scale, np.linalg.svd(A, compute_uv=False), rtol=1e-12
+    )
+
+
+def test_large_stacks_are_cut_into_batches():
+    A = torch.from_numpy(normal(9, 4, _BATCH // 16)).float()
+    np.testing.assert_allclose(singular_values(A)[8], np.linalg.svd(A[8].double(), compute_uv=False), rtol=1e-12)
+
+
+def test_exact_relations():
+    A = torch.from_numpy(normal(6, 12, 40))
+    s = singular_values(A)
+    np.testing.assert_allclose((s**2).sum(axis=1), (A**2).sum(dim=(1, 2)).numpy(), rtol=1e-12)
+    whole = singular_values(A.reshape(1, 72, 40))[0]
+    assert s[:, 0].max() <= whole[0] <= math.sqrt((s[:, 0] ** 2).sum())
+    turned = torch.linalg.qr(torch.from_numpy(normal(12, 12, seed=3))).Q @ A
+    np.testing.assert_allclose(singular_values(turned), s, rtol=1e-10)
+    np.testing.assert_allclose(singular_values(A.mT), s, rtol=1e-12)
+    scaled = singular_values(-3 * A)
+    np.testing.assert_allclose(scaled, 3 * s, rtol=1e-12)
+    for name, values in ratios(scaled).items():
+        np.testing.assert_allclose(values, ratios(s)[name], rtol=1e-12)
+    found = ratios(s)
+    assert (found["top10"] >= 10 / 12).all()
+    assert (found["least10"] <= 10 / 12).all()
+    assert (found["first_last"] >= 1).all()
+    for name in ("stable_rank", "entropy_rank"):
+        assert ((found[name] >= 1) & (found[name] <= 12)).all()
+
+
+def test_ratios_of_known_spectra():
+    flat, one, steps = np.ones(20), np.r_[5.0, np.zeros(19)], np.arange(20.0, 0, -1)
+    found = {name: values.tolist() for name, values in ratios(np.stack([flat, one, steps, np.zeros(20)])).items()}
+    assert found["top10"][:3] == [0.5, 1.0, 155 / 210]
+    assert found["least10"][:3] == [0.5, 0.0, 55 / 210]
+    assert found["top_tenth"][:3] == [0.1, 1.0, 39 / 210]
+    assert found["least_tenth"][:3] == [0.1, 0.0, 3 / 210]
+    assert found["first_last"][:3] == [1.0, math.inf, 20.0]
+    assert found["stable_rank"][:3] == [20.0, 1.0, 2870 / 400]
+    p = steps**2 / 2870
+    assert found["entropy_rank"][:3] == pytest.approx([20.0, 1.0, math.exp(-(p * np.log(p)).sum())], rel=1e-12)
+    assert all(math.isnan(values[3]) for values in found.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "top10", "first_last", "least10"),
+    [((64, 576), 0.198, 1.96, 0.117), ((64, 2048), 0.177, 1.41, 0.136), ((128, 2048), 0.095, 1.65, 0.062)],
+)
+def test_null_values(shape, top10, first_last, least10):
+    """Those that an independent program gave; First/Last is also (sqrt d + sqrt r) / (sqrt d - sqrt r), nearly."""
+    means, spectrum = null(shape, 8)
+    assert means["top10"] == pytest.approx(top10, rel=0.01)
+    assert means["first_last"] == pytest.approx(first_last, rel=0.02)
+    assert means["least10"] == pytest.approx(least10, rel=0.02)
+    r, d = (math.sqrt(side) for side in shape)
+    assert means["first_last"] == pytest.approx((d + r) / (d - r), rel=0.05)
+    assert len(spectrum) == shape[0]
+    assert (spectrum**2).sum() == pytest.approx(1, rel=1e-3)
+    assert null(shape, 8, seed=1)[0] != means
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_spectrum(bad):
+    A = torch.from_numpy(normal(3, 4, 5))
+    A[1, 2, 3] = bad
+    with pytest.raises(InvalidError, match="weight 'w' holds a NaN or an infinity"):
+        singular_values(A, "weight 'w'")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_floor_lies_between_rounding_and_full_rank(dtype):
+    """A product of rank 20 in 24 dimensions, rounded, has its last value below; Gaussian elements have it above."""
+    low = torch.from_numpy(normal(50, 24, 20) @ normal(50, 20, 96, seed=1)).to(dtype)
+    full = torch.from_numpy(normal(50, 24, 96, seed=2)).to(dtype)
+    for stack, deficient in ((low, True), (full, False)):
+        s = singular_values(stack)
+        assert ((s[:, -1] <= rounding_floor(s, (24, 96), torch.finfo(dtype).eps)) == deficient).all()
