@@ -24,8 +24,9 @@ Prompt = str | Sequence[int]
 class LastStates:
     """T positions of one text: what the final norm read (`before`, (T, H)), what the head read (`after`), its logits.
 
-    `prompt` is what the text is called, `number` its place in the list. `ids` (T,) are the tokens that end at each
-    position, `positions` their places in the text.
+    `logits` (T, V) are the head's own, before whatever cap or scale the model adds. `prompt` is what the text is
+    called, `number` its place in the list, `ids` (T,) the token that is read at each position, `positions` its place in
+    the text. `stream`: what each block returned, (L, H) a position, where that was asked for.
     """
 
     prompt: str
@@ -35,6 +36,7 @@ class LastStates:
     before: Tensor
     after: Tensor
     logits: Tensor
+    stream: tuple[Tensor, ...] = ()
 
     def place(self, row: int) -> dict[str, str | int]:
         """Return the columns that say where a position is."""
@@ -50,21 +52,31 @@ def check_prompts(prompts: Sequence[Prompt], **counts: int) -> None:
             raise UsageError(f"{name}={count} is too few; give at least 1")
 
 
-def generated(loaded: LoadedModel, tool: NormAndHead, prompts: Sequence[Prompt], tokens: int) -> Iterator[LastStates]:
+def generated(
+    loaded: LoadedModel, tool: NormAndHead, prompts: Sequence[Prompt], tokens: int, *, stream: bool = False
+) -> Iterator[LastStates]:
     """Continue each prompt greedily and yield what was read at each step, as it was computed: with a cache, batch 1.
 
     Cost: one forward a token.
     """
     for number, prompt in enumerate(prompts):
         text = Text(loaded, prompt, tokens, tool.anatomy, listens=False)
-        with hearing(tool.anatomy) as heard:
-            logits = torch.stack([row.detach().clone().cpu() for row in text.greedy()])
-        after = torch.stack([states[-1] for states in heard.after])
-        before = torch.stack([states[-1] for states in heard.before])
+        with hearing(tool.anatomy, stream=stream) as heard:
+            steps = sum(1 for _ in text.greedy())
         start = len(text.ids) - 1
-        read = (text.ids + text.generated)[start : start + len(logits)]
-        places = range(start, start + len(logits))
-        yield LastStates(named(prompt), number, tuple(read), tuple(places), *matching(tool, before, after), logits)
+        read = (text.ids + text.generated)[start : start + steps]
+        before, after, logits = (
+            torch.stack([states[-1] for states in calls]) for calls in (heard.before, heard.after, heard.made)
+        )
+        yield LastStates(
+            named(prompt),
+            number,
+            tuple(read),
+            tuple(range(start, start + steps)),
+            *matching(tool, before, after),
+            finite(logits),
+            tuple(torch.stack([state[-1] for state in states]) for states in heard.stream),
+        )
 
 
 def whole(loaded: LoadedModel, tool: NormAndHead, prompt: Prompt, number: int, first: Sequence[int]) -> LastStates:
@@ -75,10 +87,10 @@ def whole(loaded: LoadedModel, tool: NormAndHead, prompt: Prompt, number: int, f
     loaded.counter.forwards += 1
     loaded.counter.calls += 1
     with hearing(tool.anatomy) as heard, torch.no_grad():
-        logits = finite(loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device)).logits[0])
+        loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device))
     places = tuple(range(len(ids)))
     states = matching(tool, heard.before[-1], heard.after[-1])
-    return LastStates(named(prompt), number, tuple(ids), places, *states, logits.cpu())
+    return LastStates(named(prompt), number, tuple(ids), places, *states, finite(heard.made[-1]))
 
 
 def matching(tool: NormAndHead, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +109,12 @@ def named(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt or "(empty)"
     return f"ids {list(prompt)}" if prompt else "(empty)"
+
+
+def largest(logits: Tensor, count: int) -> list[int]:
+    """Return the ids of the largest logits (V,), equal ones by id."""
+    found: list[int] = logits.sort(descending=True, stable=True).indices[:count].tolist()
+    return found
 
 
 def word(loaded: LoadedModel, token: int) -> str:

@@ -178,7 +178,7 @@ def head_error(tool: NormAndHead, states: LastStates) -> float:
     W, bias = tool.weight.cpu(), tool.bias
     eps = max(torch.finfo(one.dtype).eps for one in (logits, states.after, W))
     largest = 0.0
-    for rows in torch.arange(len(W)).split(8192):
+    for rows in torch.split(torch.arange(len(W)), 8192):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         block = W[part].double()
         room = ROOM * eps * (block.abs() @ h.abs() + bias[part].abs())

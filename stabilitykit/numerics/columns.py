@@ -33,13 +33,13 @@ def gram(W: Tensor) -> Floats:
 
 
 def _blocks(W: Tensor) -> Iterator[Tensor]:
-    for block in W.split(_ROWS):
+    for block in torch.split(W, _ROWS):
         yield block.double().cpu()
 
 
 def entropies(W: Tensor) -> Floats:
     """Return the entropy in nats of the softmax over each column of W (V, d): (d,). O(V d) exponentials."""
-    found = [entropy(block.T.double().cpu()) for block in W.split(_COLUMNS, dim=1)]
+    found = [entropy(block.T.double().cpu()) for block in torch.split(W, _COLUMNS, dim=1)]
     return np.asarray(torch.cat(found).numpy())
 
 

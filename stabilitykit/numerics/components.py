@@ -50,7 +50,7 @@ def curve(W: Tensor, bias: Tensor, h: Tensor, token: int) -> Curve:
     scale = torch.where(lengths > 0, torch.linalg.vector_norm(h) / lengths, 1.0)
     total = torch.zeros(len(W), dtype=torch.float64)
     found = [torch.stack([_probability(bias[None].double(), token)] * 2)]
-    for places in torch.arange(len(h)).split(_AT_ONCE):
+    for places in torch.split(torch.arange(len(h)), _AT_ONCE):
         kept = order[places]
         parts = W[:, kept.to(W.device)].T.double().cpu() * h[kept, None]
         sums = total + parts.cumsum(0)

@@ -41,8 +41,12 @@ class NormAndHead:
 
     def logits(self, state: Tensor) -> Tensor:
         """Return what the head makes of one state (H,): (M,), in the shape of a step of one token."""
+        return self.logits_of(state[None])[0]
+
+    def logits_of(self, states: Tensor) -> Tensor:
+        """Return what the head makes of states (n, H) in one call, as of the tokens of one text: (n, M)."""
         with torch.no_grad():
-            found: Tensor = self.head(state.to(self.device)[None, None])[0, 0]
+            found: Tensor = self.head(states.to(self.device)[None])[0]
         return found.cpu()
 
     def rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -117,29 +121,46 @@ def is_last(loaded: LoadedModel, anatomy: Anatomy) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """What the final norm and the head were given, call by call: states (T, H) of the last row, on the CPU."""
+    """What passes norm and head, call by call, of the last row, on the CPU.
+
+    `before` and `after` (T, H): what the final norm and the head are given; `made` (T, V): what the head makes of it.
+    `stream` (T, H): what each block returns, a list a call; empty lists unless it was asked for.
+    """
 
     before: list[Tensor] = field(default_factory=list)
     after: list[Tensor] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)
+    stream: list[list[Tensor]] = field(default_factory=list)
 
 
 @contextmanager
-def hearing(anatomy: Anatomy) -> Iterator[Heard]:
-    """Collect what the final norm and the head are given in every forward inside; copies, of the tokens asked for."""
+def hearing(anatomy: Anatomy, *, stream: bool = False) -> Iterator[Heard]:
+    """Collect what passes the final norm and the head, and the blocks with `stream`, in every forward inside; copies.
+
+    A model asked for few logits gives its head the tokens of those alone.
+    """
     heard = Heard()
 
-    def keep(into: list[Tensor]) -> Any:
-        def hear(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            into.append(inputs[0][-1].detach().clone().cpu())
+    def given(_norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        heard.before.append(_last_row(inputs[0]))
 
-        return hear
+    def passed(_head: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        heard.after.append(_last_row(inputs[0]))
+        heard.made.append(_last_row(output))
 
-    handles = [
-        module.register_forward_pre_hook(keep(into))
-        for module, into in ((anatomy.final_norm, heard.before), (anatomy.head, heard.after))
-    ]
+    def returned(block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if block is anatomy.blocks[0]:
+            heard.stream.append([])
+        heard.stream[-1].append(_last_row(output[0] if isinstance(output, tuple) else output))
+
+    handles = [anatomy.final_norm.register_forward_pre_hook(given), anatomy.head.register_forward_hook(passed)]
+    handles += [block.register_forward_hook(returned) for block in anatomy.blocks if stream]
     try:
         yield heard
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _last_row(state: Tensor) -> Tensor:
+    return state[-1].detach().clone().cpu()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stabilitykit.measurements.head_replay import against
 from stabilitykit.numerics.alignment import alignment
-from stabilitykit.numerics.bits import bits_equal, ulp_distance
 from stabilitykit.subjects.generation import first_largest
 from stabilitykit.traces.aligned import NORM, Aligned
 from stabilitykit.traces.readout import Readout
@@ -78,6 +78,5 @@ def _against(side: Generation, step: int, logits: Tensor, last: bool) -> dict[st
     return {
         "logit": float(recorded[0]),
         "logit_here": float(found[0]) if last else None,
-        "bit_equal": bits_equal(recorded, found) if comparable else None,
-        "max_ulp": int(ulp_distance(recorded, found).max()) if comparable else None,
+        **(against(recorded, found) if comparable else {"bit_equal": None, "max_ulp": None}),
     }
