@@ -56,6 +56,8 @@ def test_equal_components_are_taken_in_order():
     W, bias, _ = drawn(d=6)
     found = curve(W, bias, torch.tensor([1.0, -2.0, 2.0, 1.0, -1.0, 2.0]), 0)
     assert found.order.tolist() == [1, 2, 5, 0, 3, 4]
+    W, bias, _ = drawn(d=2000)
+    assert curve(W, bias, torch.arange(2000) % 2.0 + 1, 0).order.tolist() == [*range(1, 2000, 2), *range(0, 2000, 2)]
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 17, 24])
@@ -81,7 +83,7 @@ def test_a_curve_that_falls_again_is_left_for_good_later():
     [
         ([0.0, 0.5, 0.95, 0.4, 0.92, 1.0], 2, 4, 0.02),
         ([0.0, 1.0, 1.0], 1, 1, 0.1),
-        ([1.0, 0.2, 1.0], 2, 2, 0.1),
+        ([0.9, 0.2, 1.0], 2, 2, 0.1),
         ([0.5, 0.9, 0.1, 1.0], 1, 3, 0.0),
     ],
 )

@@ -26,6 +26,8 @@ from stabilitykit.report.figures import (
     operators,
     parts,
     profiles,
+    readout,
+    readout_states,
     recordings,
     regimes,
     representability,
@@ -80,6 +82,11 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Margins": margins.draw,
     "Ledger": ledger.draw,
     "Drift": drift.draw,
+    "PredictionSpread": readout.draw,
+    "BasisVectors": readout.draw_basis,
+    "ReadoutAngles": readout_states.draw_angles,
+    "NormAlignment": readout_states.draw_alignment,
+    "HeadReplay": readout_states.draw_replay,
 }
 
 
