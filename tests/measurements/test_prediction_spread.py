@@ -98,6 +98,9 @@ def test_the_figures_are_those_of_the_models_own_logits(spec):
         (line,) = rows(result, "spread", number=number)
         assert result.arrays["curve"][number, -1] == pytest.approx(line["top_probability"], rel=1e-6)
         assert 1 <= line["k_first"] <= line["k_stay"] <= 64
+    beginning = rows(result, "top", number=0, position=0)
+    first = softmax(logits[0])[np.argsort(-logits[0], kind="stable")[:4]]
+    assert [row["odds"] for row in beginning] == pytest.approx(first[:3] / first[1:], rel=1e-6)
     tops = rows(result, "top", number=0)
     for position in range(len(ids)):
         own = [row for row in tops if row["position"] == position]

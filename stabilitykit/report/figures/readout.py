@@ -89,7 +89,7 @@ def _curves(result: Result, rows: Mapping[Any, Mapping[str, Any]], shown: Sequen
     )
     caption = (
         f"After {label(row.get('prompt'), 30)} the token has {share:.0%} of its probability first with {marks[0]} of "
-        f"{len(plain) - 1} components, and for good from {marks[1]} on; the curve is nowhere nearer to that line than "
+        f"{len(plain) - 1} components, and for good from {marks[1]} on; no point is nearer to that line than "
         f"{rough(row['line_margin'])}. Dotted: the sums rescaled to the length of the whole state."
     )
     return Figure("How the prediction comes together", caption, traces, shape, wide=True)
@@ -135,15 +135,17 @@ def draw_basis(result: Result) -> list[Figure]:
 def _axes(rows: Rows) -> Figure:
     out = [row for row in rows if row.get("outlier") is True]
     far = sorted(out, key=lambda row: -abs(row["robust_z"]))[:_LABELLED]
+    far.sort(key=lambda row: (row["pc2"] > 0, row["pc1"]))  # so that neighbours' names go up and down in turn
     plain = [row for row in rows if row.get("outlier") is not True]
     traces = [
         _points(plain, "pc1", "pc2", "column", BLUE),
-        _points([row for row in out if row not in far], "pc1", "pc2", "outlier by length", ORANGE),
+        _points([row for row in out if row not in far], "pc1", "pc2", "outlier by its length", ORANGE),
         {
-            **_points(far, "pc1", "pc2", "furthest outliers", ORANGE),
+            **_points(far, "pc1", "pc2", "named outlier", ORANGE),
             "mode": "markers+text",
             "text": [str(row["component"]) for row in far],
-            "textposition": "top center",
+            "textposition": ["top center" if k % 2 else "bottom center" for k in range(len(far))],
+            "showlegend": False,
         },
     ]
     shape = layout(
