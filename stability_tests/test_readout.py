@@ -5,8 +5,7 @@ import stabilitykit as sk
 
 def test_prediction_spread(stability, stability_model):
     """Add the components of the last state by size until the next token is there; the empty prompt beside them."""
-    prompts, _ = stability.profile.readout
-    stability.measure(sk.PredictionSpread(stability.settings.prompts[:prompts]), stability_model)
+    stability.measure(sk.PredictionSpread(stability.prompts), stability_model)
 
 
 def test_basis_vectors(stability, stability_model):

@@ -83,7 +83,7 @@ def whole(loaded: LoadedModel, tool: NormAndHead, prompt: Prompt, number: int, f
     """Run a prompt at once, after the ids `first`, and return what was read at every position. Cost: one forward."""
     ids = token_ids(loaded, tool.anatomy, prompt) if prompt else []
     if list(ids[: len(first)]) != list(first):
-        ids = [*first, *ids]
+        ids = token_ids(loaded, tool.anatomy, [*first, *ids])
     loaded.counter.forwards += 1
     loaded.counter.calls += 1
     with hearing(tool.anatomy) as heard, torch.no_grad():

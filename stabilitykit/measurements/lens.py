@@ -17,11 +17,11 @@ def lens_rows(loaded: LoadedModel, tool: NormAndHead, states: LastStates) -> Ite
     """Yield a row for each position and block: how far the first token is ahead of the second there.
 
     `ahead` reads the block's state through the final norm, `ahead_raw` holds the state itself against the two rows.
-    Nothing where blocks return no state of the head's width.
+    Nothing where what blocks return is not one state of the head's width.
     """
     width = tool.weight.shape[1]
     for row, stream in enumerate(states.stream):
-        if stream.shape[-1] != width:
+        if stream.ndim != 2 or stream.shape[1] != width:
             return
         first, second = largest(states.logits[row], 2)
         normed = tool.normed(stream)

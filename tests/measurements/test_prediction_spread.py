@@ -152,6 +152,23 @@ def test_the_empty_prompt_is_the_token_that_begins_a_text():
     assert not rows(asked(loaded, ("ab",), empty=False), "continuation")
 
 
+def test_readings_are_never_those_of_the_empty_prompt(toys):
+    states = torch.zeros(V, H)
+    states[:] = torch.linspace(1.0, 0.99, H)
+    states[0, :3] = torch.tensor([9.0, 0.1, 0.1])
+    loaded = toy(toys, informative(3), states)
+    loaded.model.config.bos_token_id = 0
+    result = asked(loaded, tokens=1)
+    assert [row["k_first"] for row in rows(result, "components")] == [value(result, "k_first"), 1]
+    assert value(result, "k_first") == 3
+
+
+def test_the_token_before_a_text_counts_in_the_models_context():
+    text = "a" * 512
+    with pytest.raises(sk.UsageError, match="513 tokens, the model's context 512"):
+        asked(sk.load("tiny"), (text,))
+
+
 def test_a_model_without_such_a_token_has_no_empty_prompt(toys):
     result = asked(toy(toys, informative(3)))
     assert value(result, "prompts") == 1

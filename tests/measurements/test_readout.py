@@ -298,6 +298,15 @@ def test_families_are_measured_at_the_cost_that_was_stated(kind, spec):
     assert result.execution.forwards == kind(([5, 6, 7], [8]), 2).cost(loaded).forwards == 4
 
 
+def test_blocks_that_return_several_states_have_no_lens():
+    """Gemma 3n carries four streams side by side: no one of them is what the norm reads."""
+    result = asked(sk.HeadReplay, sk.load("tiny:gemma3n"), ([5, 6, 7],), 2)
+    assert not rows(result, "stage")
+    assert "median_settled" not in result.readings
+    assert value(result, "positions") == 2
+    assert result.arrays["ahead"].size == 0
+
+
 def test_listening_leaves_nothing_behind():
     loaded = sk.load("tiny")
     tool = norm_and_head(loaded)

@@ -37,9 +37,9 @@ def drawn(figure: Figure) -> go.Figure:
 def test_every_drawing_is_valid_plotly_and_the_first_is_wide(results):
     counts = {name: len([drawn(figure) for figure in figures(result)]) for name, result in results.items()}
     assert counts == {
-        "PredictionSpread": 2,
+        "PredictionSpread": 3,
         "BasisVectors": 3,
-        "ReadoutAngles": 2,
+        "ReadoutAngles": 3,
         "NormAlignment": 2,
         "HeadReplay": 2,
     }
@@ -65,6 +65,20 @@ def test_the_state_is_sorted(results):
     state = figures(results["PredictionSpread"])[1].traces[0]
     assert state["y"] == sorted(state["y"])
     assert len(state["y"]) == 64
+
+
+def test_every_component_is_in_a_bar(results):
+    result = results["PredictionSpread"]
+    (trace,) = figures(result)[2].traces
+    assert sum(count or 0 for count in trace["y"]) == 64
+    assert 0 not in trace["y"], "a logarithmic axis has no zero"
+
+
+def test_every_angle_of_the_first_and_the_last_rank_is_in_a_bar(results):
+    first, last = figures(results["ReadoutAngles"])[2].traces
+    assert (first["name"], last["name"]) == ("rank 1", "rank 100")
+    assert sum(first["y"]) == sum(last["y"]) == 10
+    assert first["x"] == last["x"]
 
 
 def test_outlier_columns_are_marked_and_the_furthest_named(results):

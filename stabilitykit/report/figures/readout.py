@@ -19,6 +19,7 @@ from stabilitykit.report.figures.figure import (
     hover,
     label,
     layout,
+    log_axis,
     rough,
 )
 
@@ -44,7 +45,7 @@ def draw(result: Result) -> list[Figure]:
     least = min(given, key=lambda number: rows[number]["k_first"])
     shown = [least, *([empty] if empty not in (None, least) else [])]
     spread = [row for row in kept(result, "spread", "hidden_sd", "outliers") if row.get("number") == least]
-    return [_curves(result, rows, shown), *([_state(result, spread[0])] if spread else [])]
+    return [_curves(result, rows, shown), *([_state(result, spread[0]), _density(result, spread[0])] if spread else [])]
 
 
 def kept(result: Result, part: str, *names: str) -> Rows:
@@ -126,6 +127,17 @@ def _state(result: Result, row: Mapping[str, Any]) -> Figure:
     return Figure("The state behind it", caption, [trace], shape)
 
 
+def _density(result: Result, row: Mapping[str, Any]) -> Figure:
+    h = result.arrays["hidden"][row["number"]]
+    trace, width = bars(h.tolist(), 60, BLUE)
+    trace = {**trace, "y": [count or None for count in trace["y"]]}
+    shape = layout(340, xaxis=axis("value in the state"), yaxis=log_axis("components", [*trace["y"], 0.7]), bargap=0.05)
+    caption = (
+        f"The same numbers, counted in steps of {rough(width)}. The axis is logarithmic: a few are far from the rest."
+    )
+    return Figure("Its numbers, counted", caption, [trace], shape)
+
+
 def draw_basis(result: Result) -> list[Figure]:
     """Return the columns on their principal axes, and how much each one's entropy is below that of no preference."""
     rows = kept(result, "basis", "pc1", "pc2", "robust_z", "entropy_gap", "norm")
@@ -203,9 +215,11 @@ def _gaps(rows: Rows) -> Figure:
     return Figure("What a single component says", caption, [trace], shape)
 
 
-def bars(values: Iterable[float], count: int, color: str) -> tuple[Trace, float]:
-    """Return a histogram of the values as bars, and the width of one."""
-    counts, edges = np.histogram(list(values), bins=count)
+def bars(
+    values: Iterable[float], count: int, color: str, within: tuple[float, float] | None = None
+) -> tuple[Trace, float]:
+    """Return a histogram of the values as bars, from the least to the most or `within` bounds; and a bar's width."""
+    counts, edges = np.histogram(list(values), bins=count, range=within)
     width = float(edges[1] - edges[0])
     trace: Trace = {
         "type": "bar",

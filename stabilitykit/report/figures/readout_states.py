@@ -21,7 +21,7 @@ from stabilitykit.report.figures.figure import (
     log_axis,
     rough,
 )
-from stabilitykit.report.figures.readout import LEGEND_BELOW, kept
+from stabilitykit.report.figures.readout import LEGEND_BELOW, bars, kept
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -38,7 +38,11 @@ _LINES = 24
 
 def draw_angles(result: Result) -> list[Figure]:
     """Return the angles at each rank, and the nearest tie along the texts."""
-    drawn = [_ranks(kept(result, "rank", "median", "q1", "q3")), _ties(kept(result, "position", "nearest_distance"))]
+    drawn = [
+        _ranks(kept(result, "rank", "median", "q1", "q3")),
+        _ties(kept(result, "position", "nearest_distance")),
+        _each(kept(result, "angle", "angle_after", "rank")),
+    ]
     return [figure for figure in drawn if figure is not None]
 
 
@@ -113,6 +117,29 @@ def _ties(rows: Rows) -> Figure | None:
         f"{rough(max(positive))}. At {behind} of {len(rows)} tokens the nearest tie is not with the second."
     )
     return Figure("How far from saying something else", caption, [trace for trace in traces if trace["x"]], shape)
+
+
+def _each(rows: Rows) -> Figure | None:
+    ranks = sorted({row["rank"] for row in rows})
+    if len(ranks) < 2:
+        return None
+    shown = {rank: [row["angle_after"] for row in rows if row["rank"] == rank] for rank in (ranks[0], ranks[-1])}
+    ends = tuple(pick(angle for angles in shown.values() for angle in angles) for pick in (min, max))
+    traces = []
+    for (rank, angles), color in zip(shown.items(), (BLUE, ORANGE), strict=True):
+        traces.append({**bars(angles, 25, color, (ends[0], ends[1]))[0], "name": f"rank {rank}", "opacity": 0.6})
+    shape = layout(
+        340,
+        showlegend=True,
+        barmode="overlay",
+        xaxis=axis("angle as the head reads it (degrees)"),
+        yaxis=axis("tokens", rangemode="tozero"),
+        legend=LEGEND_BELOW,
+    )
+    caption = (
+        f"The angles of all tokens to the rows of rank {ranks[0]} and of rank {ranks[-1]}: the closer they lie, the "
+    )
+    return Figure("How far apart first and last are", f"{caption}less decides.", traces, shape)
 
 
 def draw_alignment(result: Result) -> list[Figure]:
