@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import stabilitykit as sk
+from stabilitykit.measurements import decision_planes
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.readout import hearing, norm_and_head
 
@@ -122,6 +123,22 @@ def test_a_plane_behind_the_second_can_be_nearer(toys, far, nearest, margin):
     assert value(result, "nearer_than_second") == (nearest == 6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_nearest_plane_is_that_of_brute_force(toys, seed, monkeypatch):
+    """With a bias that decides, and more rows than are held at a time."""
+    monkeypatch.setattr(decision_planes, "_ROWS", 5)
+    weight, states, bias = drawn((V, H), seed), drawn((V, H), seed + 10), 3 * drawn((V,), seed + 20)
+    head = nn.Linear(H, V)
+    head.bias.data = bias
+    result = asked(sk.ReadoutAngles, toy(toys, weight, states, head=head), ranks=(1, 2))
+    (row,) = rows(result, "position")
+    z, W = weight.double() @ states[3].double() + bias.double(), weight.double()
+    one = int(z.argmax())
+    every = [float((z[one] - z[r]) / (W[one] - W[r]).norm()) if r != one else math.inf for r in range(V)]
+    assert (row["token_id"], row["nearest_id"]) == (one, int(np.argmin(every)))
+    assert row["nearest_distance"] == pytest.approx(min(every), rel=1e-12)
+
+
 def test_a_row_that_equals_the_first_has_no_plane_with_it(toys):
     weight, states = drawn((V, H)), drawn((V, H), 1)
     first = int((weight @ states[3]).argmax())
@@ -206,6 +223,15 @@ class Crowded(nn.Linear):
         return z
 
 
+class Favouring(nn.Linear):
+    """A head that adds to token 5 what its row does not say."""
+
+    def forward(self, x):
+        z = super().forward(x).clone()
+        z[..., 5] += 2.0**-10
+        return z
+
+
 def near(toys, head=None):
     """Token 4 says itself, a quarter of a logit ahead of token 5."""
     weight, states = torch.zeros(V, H), torch.zeros(V, H)
@@ -257,6 +283,16 @@ def test_a_tie_that_only_rounding_broke_is_told_by_the_exact_head(toys):
     assert (ways["dots"]["token_here"], ways["dots"]["margin_here"]) == (4, 0.0)
     assert (ways["float64"]["token_here"], ways["float64"]["margin_here"]) == (5, -(2.0**-26))
     assert value(result, "flips") == 1
+
+
+def test_of_an_exact_tie_the_lower_id_is_taken(toys):
+    """The rows of both tokens are equal, and the head says the higher one: redone by its rows it is the lower."""
+    loaded = near(toys, Favouring(H, V, bias=False))
+    with torch.no_grad():
+        loaded.model.lm_head.weight[5] = loaded.model.lm_head.weight[4]
+    ways = {row["way"]: row for row in rows(asked(sk.HeadReplay, loaded), "replay")}
+    assert {way: row["token_here"] for way, row in ways.items()} == {"alone": 5, "together": 5, "dots": 4, "float64": 4}
+    assert ways["float64"]["margin_here"] == 0
 
 
 def test_the_lens_names_the_block_that_turns_the_preference(toys):
