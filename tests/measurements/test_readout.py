@@ -285,6 +285,11 @@ def test_a_tie_that_only_rounding_broke_is_told_by_the_exact_head(toys):
     assert value(result, "flips") == 1
 
 
+def test_a_bias_of_the_head_is_part_of_every_way():
+    for row in rows(asked(sk.HeadReplay, sk.load("tiny:phi"), ("once upon",), 3), "replay"):
+        assert row["margin_here"] == pytest.approx(row["margin"], abs=1e-5)
+
+
 def test_of_an_exact_tie_the_lower_id_is_taken(toys):
     """The rows of both tokens are equal, and the head says the higher one: redone by its rows it is the lower."""
     loaded = near(toys, Favouring(H, V, bias=False))
