@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Cost as Cost
     from stabilitykit.measurements.base import Finding as Finding
     from stabilitykit.measurements.base import Measurement as Measurement
+    from stabilitykit.measurements.basis_vectors import BasisVectors as BasisVectors
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
     from stabilitykit.measurements.boundary_jump import BoundaryJump as BoundaryJump
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
+    from stabilitykit.measurements.head_replay import HeadReplay as HeadReplay
     from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
@@ -53,9 +55,12 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.noise_models import UlpNoise as UlpNoise
     from stabilitykit.measurements.noise_models import Uniform as Uniform
     from stabilitykit.measurements.noise_test import NoiseTest as NoiseTest
+    from stabilitykit.measurements.norm_alignment import NormAlignment as NormAlignment
     from stabilitykit.measurements.operator_probe import OperatorProbe as OperatorProbe
     from stabilitykit.measurements.padding_invariance import PaddingInvariance as PaddingInvariance
+    from stabilitykit.measurements.prediction_spread import PredictionSpread as PredictionSpread
     from stabilitykit.measurements.process_invariance import ProcessInvariance as ProcessInvariance
+    from stabilitykit.measurements.readout_angles import ReadoutAngles as ReadoutAngles
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
@@ -167,6 +172,11 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Representability",
     "NoiseTest",
     "Margins",
+    "PredictionSpread",
+    "BasisVectors",
+    "ReadoutAngles",
+    "NormAlignment",
+    "HeadReplay",
     "CrossDevice",
     "CrossDrift",
     "Prompt",
@@ -228,6 +238,7 @@ _HOMES = {
         "UsageError",
     ),
     "measurements.base": ("Cost", "Finding", "Measurement"),
+    "measurements.basis_vectors": ("BasisVectors",),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.boundary_jump": ("BoundaryJump",),
     "measurements.cache_invariance": ("CacheInvariance",),
@@ -240,6 +251,7 @@ _HOMES = {
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.head_spectra": ("HeadSpectra",),
+    "measurements.head_replay": ("HeadReplay",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.landscape": ("Landscape",),
@@ -258,9 +270,12 @@ _HOMES = {
         "Uniform",
     ),
     "measurements.noise_test": ("NoiseTest",),
+    "measurements.norm_alignment": ("NormAlignment",),
     "measurements.operator_probe": ("OperatorProbe",),
     "measurements.padding_invariance": ("PaddingInvariance",),
+    "measurements.prediction_spread": ("PredictionSpread",),
     "measurements.process_invariance": ("ProcessInvariance",),
+    "measurements.readout_angles": ("ReadoutAngles",),
     "measurements.representability": ("Representability",),
     "measurements.regimes": ("Regimes",),
     "measurements.rotation": ("Rotation",),

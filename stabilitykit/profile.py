@@ -23,7 +23,8 @@ class Profile:
     `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
     `margins`: prompts that are continued (None for all), and tokens of each; `generation`: the same for recordings,
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
-    which singular values of the weights are taken, and in how many blocks, None for all.
+    which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
+    states are held against the head (None for all), and tokens that follow each.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Profile:
     devices: tuple[str, ...]
     drift: int
     spectra: tuple[str, int | None]
+    readout: tuple[int | None, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -95,6 +97,7 @@ PROFILES = {
         devices=("cpu-ref",),
         drift=8,
         spectra=("all", 2),
+        readout=(2, 6),
     ),
     "standard": Profile(
         "standard",
@@ -129,6 +132,7 @@ PROFILES = {
         devices=("cpu-aten", "cpu-mkl", "cpu-ref"),
         drift=48,
         spectra=("norm", None),
+        readout=(None, 24),
     ),
     "paper": Profile(
         "paper",
@@ -166,5 +170,6 @@ PROFILES = {
         devices=("cpu-threads1", "cpu-aten", "cpu-mkl", "cpu-mkl-strict", "cpu-ref"),
         drift=96,
         spectra=("all", None),
+        readout=(None, 100),
     ),
 }

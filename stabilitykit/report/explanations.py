@@ -76,6 +76,17 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Readout",
+        "The last state and the head: how the numbers of one vector become one token, and how near another one is.",
+        {
+            "PredictionSpread": "How many components of the last state does the next token need?",
+            "BasisVectors": "What does each component say by itself, and which of them stick out?",
+            "ReadoutAngles": "At which angles does the state stand to the tokens, and how far is the nearest tie?",
+            "NormAlignment": "Does the final norm turn the state towards another token?",
+            "HeadReplay": "Does the head give the same bits again, and what does it say in another shape?",
+        },
+    ),
+    Chapter(
         "Two machines",
         "The same model, the same prompts, other kernels: where texts part, where bits part, and who decided it.",
         {
@@ -209,6 +220,13 @@ GLOSSARY = {
     "entropy rank": "Over how many directions a matrix spreads what it does: 1 to all of them.",
     "deficient": "A head that ignores some direction, as far as the rounding of its weights can tell.",
     "kurtosis": "How heavy the tails of a weight are: 0 for a Gaussian, large where a few elements dominate.",
+    "components needed": "How many components of the last state, the largest first, give the next token nine tenths of "
+    "its probability: when first, and from when on for good.",
+    "line margin": "By how much the curve of the probability misses the line where it is nearest: a smaller error "
+    "moves no count.",
+    "decision plane": "The last states on which two tokens have equal logits: the change that it takes for a tie.",
+    "logit lens": "What the model would say if it ended behind a block: its state read by the final norm and the head.",
+    "basis vector": "A column of the head: what one unit of one component adds to the logit of every token.",
     "singular value": "The factor by which the model stretches a small change along one direction of its input.",
     "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
 }

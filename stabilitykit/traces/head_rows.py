@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.numerics.angles import turn
-from stabilitykit.numerics.bits import bits_equal, ulp_distance
+from stabilitykit.measurements.head_replay import against
+from stabilitykit.numerics.alignment import alignment
 from stabilitykit.subjects.generation import first_largest
 from stabilitykit.traces.aligned import NORM, Aligned
 from stabilitykit.traces.readout import Readout
@@ -30,12 +29,9 @@ def norm_rows(pair: Aligned, readouts: tuple[Readout, Readout]) -> Iterator[Row]
     """
     for run, side, readout in zip("ab", (pair.a, pair.b), readouts, strict=True):
         ids = side.top_ids[pair.step][:TOP].tolist()
-        before, after = (side.states[name][pair.step].double() for name in (_before(pair, readout), NORM))
+        before, after = (side.states[name][pair.step] for name in (_before(pair, readout), NORM))
         W, c = readout.rows(ids)
-        turns = [[turn(row, state) for row in W] for state in (before, after)]
-        ranks = [_ranks([one.one_minus_cosine for one in found]) for found in turns]
-        products = [(W @ state + c).tolist() for state in (before, after)]
-        for k, token in enumerate(ids):
+        for k, (token, found) in enumerate(zip(ids, alignment(W, c, before, after), strict=True)):
             yield {
                 "part": "norm",
                 **pair.place(pair.step),
@@ -43,15 +39,7 @@ def norm_rows(pair: Aligned, readouts: tuple[Readout, Readout]) -> Iterator[Row]
                 "rank": k + 1,
                 "token_id": token,
                 "word": pair.words.get(token, ""),
-                "cosine_before": 1 - turns[0][k].one_minus_cosine,
-                "cosine_after": 1 - turns[1][k].one_minus_cosine,
-                "angle_before": turns[0][k].degrees,
-                "angle_after": turns[1][k].degrees,
-                "angle_change": turns[1][k].degrees - turns[0][k].degrees,
-                "logit_before": products[0][k],
-                "logit_after": products[1][k],
-                "rank_before": ranks[0][k],
-                "rank_after": ranks[1][k],
+                **found,
             }
 
 
@@ -59,12 +47,6 @@ def _before(pair: Aligned, readout: Readout) -> str:
     """Return the stage that the final norm reads: its input, which as a rule is the last block's output."""
     own = [stage.name for stage in pair.stages if readout.before(stage)]
     return own[0] if own else [stage.name for stage in pair.stages if stage.name.startswith("block:")][-1]
-
-
-def _ranks(distances: Sequence[float]) -> list[int]:
-    """Return each one's place, the nearest first; of equal ones the first."""
-    order = np.argsort(distances, kind="stable").tolist()
-    return [order.index(k) + 1 for k in range(len(order))]
 
 
 def head_rows(pair: Aligned, readouts: tuple[Readout, Readout]) -> Iterator[Row]:
@@ -96,6 +78,5 @@ def _against(side: Generation, step: int, logits: Tensor, last: bool) -> dict[st
     return {
         "logit": float(recorded[0]),
         "logit_here": float(found[0]) if last else None,
-        "bit_equal": bits_equal(recorded, found) if comparable else None,
-        "max_ulp": int(ulp_distance(recorded, found).max()) if comparable else None,
+        **(against(recorded, found) if comparable else {"bit_equal": None, "max_ulp": None}),
     }

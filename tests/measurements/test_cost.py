@@ -10,6 +10,7 @@ from stabilitykit.profile import PROFILES
 
 CAP = 18_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
+READOUTS = (sk.ReadoutAngles, sk.NormAlignment, sk.HeadReplay)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,9 @@ def suite(profile, loaded):
         (sk.Ledger(), prefill),
         (sk.HeadSpectra(), sk.Checkpoint.of(loaded)),
         (sk.WeightStatistics(spectra=profile.spectra[0], spectra_blocks=profile.spectra[1]), sk.Checkpoint.of(loaded)),
+        (sk.PredictionSpread(["The capital of France is"]), loaded),
+        (sk.BasisVectors(), loaded),
+        *((kind(["The capital of France is"] * 2, profile.readout[1]), loaded) for kind in READOUTS),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),
     ]

@@ -27,6 +27,8 @@ from stabilitykit.report.figures import (
     operators,
     parts,
     profiles,
+    readout,
+    readout_states,
     recordings,
     regimes,
     representability,
@@ -85,6 +87,11 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "CrossDrift": drift.draw,
     "HeadSpectra": head_spectra.draw,
     "WeightStatistics": weights.draw,
+    "PredictionSpread": readout.draw,
+    "BasisVectors": readout.draw_basis,
+    "ReadoutAngles": readout_states.draw_angles,
+    "NormAlignment": readout_states.draw_alignment,
+    "HeadReplay": readout_states.draw_replay,
 }
 
 
