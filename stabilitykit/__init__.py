@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.chains import BlockGain as BlockGain
     from stabilitykit.measurements.chains import MatmulChain as MatmulChain
     from stabilitykit.measurements.chains import WeightGain as WeightGain
+    from stabilitykit.measurements.defect_signature import Signature as Signature
+    from stabilitykit.measurements.defects import SingularDefects as SingularDefects
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
@@ -172,6 +174,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "write_recording",
     "Way",
     "Ledger",
+    "SingularDefects",
+    "Signature",
     # kinds of noise
     "Perturbation",
     "UlpNoise",
@@ -222,6 +226,8 @@ _HOMES = {
     "measurements.boundary_jump": ("BoundaryJump",),
     "measurements.cache_invariance": ("CacheInvariance",),
     "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
+    "measurements.defect_signature": ("Signature",),
+    "measurements.defects": ("SingularDefects",),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
     "measurements.fate": ("Fate",),
