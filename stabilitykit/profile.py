@@ -22,7 +22,8 @@ class Profile:
     `processes`: fresh processes that are asked. `grid`: points on each axis of a map, in each of the `planes`.
     `flips`: directions that a tie is scanned along, even steps on each side, and distinct inputs next to it.
     `margins`: prompts that are continued (None for all), and tokens of each; `generation`: the same for recordings,
-    which are compared with those of fresh processes in the settings `devices`.
+    which are compared with those of fresh processes in the settings `devices`. `defects`: tokens of the vocabulary that
+    are sampled, and whether eigenpairs are computed.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Profile:
     margins: tuple[int | None, int]
     generation: tuple[int | None, int]
     devices: tuple[str, ...]
+    defects: tuple[int, bool]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -90,6 +92,7 @@ PROFILES = {
         margins=(2, 12),
         generation=(2, 12),
         devices=("cpu-ref",),
+        defects=(48, False),
     ),
     "standard": Profile(
         "standard",
@@ -122,6 +125,7 @@ PROFILES = {
         margins=(None, 64),
         generation=(None, 96),
         devices=("cpu-aten", "cpu-mkl", "cpu-ref"),
+        defects=(512, True),
     ),
     "paper": Profile(
         "paper",
@@ -157,5 +161,6 @@ PROFILES = {
         margins=(None, 256),
         generation=(None, 1000),
         devices=("cpu-threads1", "cpu-aten", "cpu-mkl", "cpu-mkl-strict", "cpu-ref"),
+        defects=(2048, True),
     ),
 }

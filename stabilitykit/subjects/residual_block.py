@@ -20,8 +20,13 @@ from stabilitykit.subjects.sites import Tap
 if TYPE_CHECKING:
     from stabilitykit.subjects.models import LoadedModel
 
-_SLACK = 64
+_SLACK = 8
 """Roundings, in eps of the dtype and relative to its terms, by which a block may miss its matrices."""
+
+
+def _slack(dtype: torch.dtype) -> float:
+    """Return the share of its size by which a result may be off; norms compute in float32 at the most."""
+    return _SLACK * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +122,7 @@ class ResidualBlocks:
         except AttributeError as error:
             raise self._refusal(number, str(error).removeprefix(f"'{type(module).__name__}' object ")) from error
         missed = _missed(taken, module, entered, left)
-        if missed > _SLACK * torch.finfo(self.loaded.model.dtype).eps:
+        if missed > _slack(self.loaded.model.dtype):
             raise self._refusal(number, f"its output is another by {missed:.1g} of its size")
         return taken
 
@@ -202,7 +207,7 @@ def _gain(norm: Any, x: Tensor) -> Tensor:
     for gain in (weight, 1 + weight):
         stretched = gain * x
         times = (stretched @ y) / (stretched @ stretched)
-        if (y - times * stretched).norm() <= _SLACK * torch.finfo(norm.weight.dtype).eps * y.norm():
+        if (y - times * stretched).norm() <= _slack(norm.weight.dtype) * y.norm():
             return gain
     raise AttributeError(f"{type(norm).__name__} is not a division by the root mean square")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.defective import defective
 
 import stabilitykit as sk
 from stabilitykit import strategies
@@ -22,6 +23,7 @@ def suite(profile, loaded):
     prefill = sk.CausalLMSubject(loaded, "The capital of France is")
     decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
     tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=4, site="logits")
+    planted = defective()
     rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
@@ -67,6 +69,8 @@ def suite(profile, loaded):
         (sk.BlockGain(), prefill),
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
         (sk.Ledger(), prefill),
+        (sk.Signature(["ab,cd", "efg.h"]), planted),
+        (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
     ]
 
