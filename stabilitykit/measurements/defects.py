@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.down_projections import entered, projection_row
+from stabilitykit.measurements.down_projections import listening, projection_row
 from stabilitykit.measurements.high_norms import HighNorms, Prompt, check_prompts, high_norms, read
 from stabilitykit.measurements.layer_directions import layer_row
 from stabilitykit.measurements.pathways import WAYS, pathway_rows, right_vectors, rows_run, trained_ids
@@ -43,8 +45,8 @@ class SingularDefects(Measurement[LoadedModel]):
     `mode="normed"` linearises at the scale behind the norm's gain. Rows (`part`): layer, token, right vector, pathway,
     down projection. Arrays: `direction` (H,), `norms` (N, L + 1), `prompt`, `position`, `token_id` (N,).
 
-    UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: two forwards
-    a prompt, four a sampled token up to the explosion, and about 60 products with each block's matrices in float64.
+    UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: a forward a
+    prompt and one, four a sampled token up to the explosion, and about 60 products with each block's float64 matrices.
     Source: Wang et al., Singular defects (arXiv 2502.07004); the closed form and the Rayleigh quotient are ours.
     """
 
@@ -96,16 +98,17 @@ class SingularDefects(Measurement[LoadedModel]):
 
     def cost(self, subject: LoadedModel) -> Cost:
         """Return the most rows that it runs; those up to the explosion count as first blocks."""
-        return Cost(forwards=2 * len(self.prompts) + 1, screened=rows_run(self.tokens))
+        return Cost(forwards=len(self.prompts) + 1, screened=rows_run(self.tokens))
 
     def find(self, subject: LoadedModel) -> Finding:
         """Read the streams, then the weights, then the vocabulary."""
         blocks = ResidualBlocks(subject)
-        states, ids = read(blocks, self.prompts)
+        with listening(blocks) as given:
+            states, ids = read(blocks, self.prompts)
         found = high_norms(states, ids, self.tau)
         roles = found.roles()
         block = blocks.block(found.main()[0])
-        layers, projections = self._by_block(blocks, found, ids, roles)
+        layers, projections = self._by_block(blocks, found, [torch.cat(one) for one in given], roles)
         v1, vectors = right_vectors(block, normed=self.mode == "normed")
         sampled = trained_ids(blocks.anatomy.embedding.weight, self.tokens, self.seed)  # type: ignore[arg-type]
         lead = token_ids(subject, blocks.anatomy, self.lead)
@@ -123,9 +126,9 @@ class SingularDefects(Measurement[LoadedModel]):
         )
 
     def _by_block(
-        self, blocks: ResidualBlocks, found: HighNorms, ids: Sequence[Sequence[int]], roles: Mapping[int, str]
+        self, blocks: ResidualBlocks, found: HighNorms, given: Sequence[Tensor], roles: Mapping[int, str]
     ) -> tuple[list[Row], list[Row]]:
-        layers, projections, given = [], [], entered(blocks, ids)
+        layers, projections = [], []
         with bar(len(blocks), "singular defects", "block") as progress:
             for number in range(len(blocks)):
                 block = blocks.block(number)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,15 +25,14 @@ def eight_bits(x: Tensor) -> Tensor:
     return torch.round(x / scale) * scale if float(scale) else x
 
 
-def entered(blocks: ResidualBlocks, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return what each block's down-projection is given by the tokens of all prompts, (N, F); a forward each."""
+@contextmanager
+def listening(blocks: ResidualBlocks) -> Iterator[list[list[Tensor]]]:
+    """Keep, for each block, what its down-projection is given by each prompt that runs meanwhile, (T, F) float64."""
     taken: list[list[Tensor]] = [[] for _ in range(len(blocks))]
     with ExitStack() as held:
         for number, kept in enumerate(taken):
             held.enter_context(Tap(blocks.down_projection(number), before=True).reading(_keeping(kept)))
-        for one in ids:
-            blocks.states(torch.tensor([list(one)]))
-    return [torch.cat(kept) for kept in taken]
+        yield taken
 
 
 def _keeping(kept: list[Tensor]) -> Callable[[Tensor], None]:

@@ -14,6 +14,7 @@ from stabilitykit.measurements.layer_directions import eigenpair, one_token, ray
 from stabilitykit.measurements.pathways import trained_ids
 from stabilitykit.numerics.acute import acute_angle
 from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.prompts import DEFAULT_PROMPTS
 from stabilitykit.subjects.residual_block import ResidualBlocks
 from stabilitykit.subjects.tiny import tiny
 
@@ -248,3 +249,59 @@ def test_a_model_of_another_build_is_unsupported_after_its_norms_were_read():
 def test_the_stated_cost_is_what_it_takes(model, result):
     stated = sk.SingularDefects(TEXTS, tokens=258).cost(model)
     assert (result.execution.forwards, result.execution.screened) == (stated.forwards, stated.screened)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return sk.measure(sk.SingularDefects(DEFAULT_PROMPTS, tokens=128), sk.load("smollm2"), progress=False)
+
+
+@pytest.mark.model
+def test_smollm2_has_the_angles_and_norms_of_the_specification(smollm2):
+    """Blocks 2, 11 and 28 (3, 12 and 29 counted from 1): 22.6, 6.0 and 8.7 degrees; 28 from 1 has none."""
+    layers = part(smollm2, "layer")
+    known = {2: (22.6, 384, 2.6), 11: (6.0, 1420, 7.1), 28: (8.7, 22_330, 18.9), 27: (82.4, 12_245, 11.3)}
+    for block, (angle, s1, ratio) in known.items():
+        assert layers[block]["angle"] == pytest.approx(angle, abs=1)
+        assert layers[block]["s1"] == pytest.approx(s1, rel=0.01)
+        assert layers[block]["s1_over_s2"] == pytest.approx(ratio, rel=0.02)
+    found = {name: reading.value for name, reading in smollm2.readings.items()}
+    assert (found["explosion_block"], found["decay_block"], found["explosion_rank"]) == (11, 28, 1)
+    assert found["other_angle"] > 40
+    assert layers[11]["norm_behind"] == pytest.approx(22_700, rel=0.01)
+    assert layers[28]["norm_behind"] == pytest.approx(8_420, rel=0.01)
+    assert found["decay_step"] == pytest.approx(-14_232, rel=0.01)
+    assert layers[28]["step_cosine"] == pytest.approx(-0.988, abs=0.002)
+    assert found["decay_rayleigh"] == pytest.approx(-280, rel=0.02)
+    assert layers[28]["rayleigh_cross"] > 900
+    assert found["dominant_coordinate"] == 507
+    assert found["coherence"] < 10
+
+
+@pytest.mark.model
+def test_smollm2_explodes_at_the_start_and_along_v1(smollm2):
+    found = {name: reading.value for name, reading in smollm2.readings.items()}
+    assert found["v1_output"] == pytest.approx(67_100, rel=0.01)
+    first, *rest = part(smollm2, "right vector")
+    assert first["output_minus"] == pytest.approx(877, rel=0.02)
+    assert max(max(row["output_plus"], row["output_minus"]) for row in rest) == pytest.approx(2_241, rel=0.02)
+    assert found["initial_share"] >= 0.99
+    assert found["random_share"] >= 0.99
+    assert found["second_share"] <= 0.1
+    kept = {row["block"] for row in part(smollm2, "down projection") if row["keep"]}
+    assert {2, 11, 28, 29} <= kept
+    assert found["kept_error"] > 4 * found["other_error"]
+
+
+@pytest.mark.model
+def test_without_attention_the_same_tokens_explode_as_by_hand(smollm2):
+    """A tenth of the vocabulary, by the recurrence written out; specification 3 has a hundredth."""
+    rows = part(smollm2, "pathway")
+    body = sk.load("smollm2").model.model
+    with torch.no_grad():
+        x = body.embed_tokens(torch.tensor([row["token_id"] for row in rows]))
+        for block in body.layers[:12]:
+            x = x + block.mlp(block.post_attention_layernorm(x))
+    norms = x.norm(dim=1).tolist()
+    assert [row["norm_unattended"] for row in rows] == pytest.approx(norms, rel=1e-3)
+    assert 0.05 < smollm2.readings["unattended_share"].value < 0.25

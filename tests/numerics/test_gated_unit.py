@@ -47,7 +47,7 @@ def test_a_regression_on_samples_tends_to_it():
 
 
 def test_gates_with_a_known_answer():
-    """A constant gate gives up itself; a gate of length zero gives act(0) up; a linear gate alone has no linear part."""
+    """A constant gate gives up itself; a gate of length zero gives act(0) up; a linear gate has no linear part."""
     gate, up = drawn(4, 3, seed=4), drawn(4, 3, seed=5)
     assert torch.allclose(nearest_linear(gate, up, torch.ones_like), up, rtol=1e-12)
     assert torch.allclose(nearest_linear(0 * gate, up, lambda a: a + 0.25), 0.25 * up, rtol=1e-12)

@@ -37,7 +37,7 @@ def test_what_attention_adds_to_one_token_is_the_matrix(family):
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "granite", "olmo", "cohere", "mixtral", "stablelm"])
 def test_another_build_is_refused_with_its_reason(family):
     blocks = ResidualBlocks(sk.load(f"tiny:{family}"))
-    with pytest.raises(sk.UnsupportedError, match="block 1 of tiny:.* is not a pre-norm block"):
+    with pytest.raises(sk.UnsupportedError, match=r"block 1 of tiny:.* is not a pre-norm block"):
         blocks.block(1)
 
 
@@ -54,11 +54,11 @@ def test_a_block_whose_weights_are_not_those_that_ran_is_refused():
 def test_maps_and_their_adjoints_agree_and_equal_the_dense_product(blocks):
     block = blocks.block(0)
     D, gain = block.down, torch.diag(block.gains[1])
-    regression = drawn(300_000, 64)
+    regression = drawn(60_000, 64)
     y = torch.nn.functional.silu(regression @ block.gate.T) * (regression @ block.up.T)
     M = torch.linalg.lstsq(regression, y).solution.T
     F = block.fed().dense()
-    assert (F - D @ M @ gain).norm() / F.norm() < 0.05
+    assert (F - D @ M @ gain).norm() / F.norm() < 0.1
     for linear in (block.attended(), block.fed(), block.fed(normed=True)):
         x, u = drawn(64), drawn(64).flip(0)
         assert float(u @ linear.apply(x)) == pytest.approx(float(linear.apply_adjoint(u) @ x), rel=1e-10)
