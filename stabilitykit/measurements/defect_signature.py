@@ -79,9 +79,12 @@ class Signature(Measurement[LoadedModel]):
         found = self._read(subject)
         mine, other = found.direction, self._other(len(found.direction))
         tops = {"this": _largest(mine), **({} if other is None else {"other": _largest(other)})}
+        compared: dict[str, float] = {}
+        if other is not None:
+            shared = len(set(tops["this"]) & set(tops["other"]))
+            compared = {"angle": acute_angle(mine, other), "shared_coordinates": shared}
         values = {
-            "angle": math.nan if other is None else acute_angle(mine, other),
-            "shared_coordinates": math.nan if other is None else len(set(tops["this"]) & set(tops["other"])),
+            **compared,
             "corpus_angle": _between_halves(found),
             "coherence": found.coherence,
             "long_vectors": int((found.norms > found.tau).sum()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stabilitykit.report.figures import (
     chains,
     changes,
+    defects,
     drift,
     dtypes,
     fan,
@@ -80,6 +81,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Margins": margins.draw,
     "Ledger": ledger.draw,
     "Drift": drift.draw,
+    "SingularDefects": defects.draw,
+    "Signature": defects.draw_signature,
 }
 
 
