@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.prompts import Prompt as Prompt
     from stabilitykit.report.read import read as read
+    from stabilitykit.results.by_block import by_block as by_block
     from stabilitykit.results.failure import StabilityFailure as StabilityFailure
     from stabilitykit.results.metric import Metric as Metric
     from stabilitykit.results.metric import Reading as Reading
@@ -191,6 +192,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Metric",
     "StabilityFailure",
     "read",
+    "by_block",
     # two tokens that tie, and the smallest flip between them
     "tie_point",
     "TiePoint",
@@ -271,6 +273,7 @@ _HOMES = {
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),
+    "results.by_block": ("by_block",),
     "results.failure": ("StabilityFailure",),
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),
