@@ -20,7 +20,8 @@ def by_block(results: Sequence[Result]) -> pd.DataFrame:
 
     Rows of a block are those with a `block`, a `layer` or the site `block:K`; of several (directions, steps, prompts)
     the median is taken. Kinds of rows (`part`) that are about one block only, or have several rows of a block, are left
-    out, and so are words but for `role`. A block that one result lacks has nan there. UsageError for a result without rows of blocks, or for none.
+    out, and so are words but for `role`. A block that one result lacks has nan there. UsageError for a result without
+    rows of blocks, or for none.
     """
     import pandas as pd
 

@@ -37,6 +37,16 @@ def test_parts_about_one_block_are_left_out_and_roles_are_kept():
     assert table["d.role"].tolist() == ["", "decay", "decay"]
 
 
+def test_operations_are_not_mixed_with_their_layers_but_subjects_are_averaged():
+    operations = [{"part": "operation", "layer": k % 2, "share": 100.0, "subject": "a"} for k in range(6)]
+    layers = [
+        {"part": "layer", "layer": k, "share": share + k, "subject": name}
+        for k in (0, 1)
+        for name, share in (("a", 1.0), ("b", 3.0))
+    ]
+    assert sk.by_block([result("ledger", *operations, *layers)])["ledger.share"].tolist() == [2.0, 3.0]
+
+
 def test_operations_outside_the_blocks_are_no_block():
     rows = ({"part": "layer", "layer": None, "a": 7.0}, *({"part": "layer", "layer": k, "a": float(k)} for k in (0, 1)))
     assert sk.by_block([result("ledger", *rows)])["ledger.a"].tolist() == [0.0, 1.0]
