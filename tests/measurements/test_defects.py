@@ -63,6 +63,24 @@ def test_exactly_the_planted_tokens_explode_wherever_they_are(result):
     assert long == {("ab,cd", 2), ("efg.h", 3)}
 
 
+def test_norms_of_the_ways_are_those_of_the_recurrence_written_out(result, model):
+    """Alone with zeros for attention, and alone and second with it, from the model's own modules."""
+    rows, body = part(result, "pathway"), model.model.model
+    ids = torch.tensor([[row["token_id"]] for row in rows])
+    with torch.no_grad():
+        x = body.embed_tokens(ids[:, 0])
+        for block in body.layers[: EXPLODES + 1]:
+            x = x + block.mlp(block.post_attention_layernorm(x))
+        behind = torch.cat([torch.full_like(ids, ord("I")), ids], dim=1)
+        places = {
+            way: body(input_ids=given, output_hidden_states=True, use_cache=False).hidden_states[EXPLODES + 1][:, -1]
+            for way, given in (("initial", ids), ("second", behind))
+        }
+    for way, state in {"unattended": x, **places}.items():
+        assert [row[f"norm_{way}"] for row in rows] == pytest.approx(state.norm(dim=1).tolist(), rel=1e-5), way
+    assert not torch.allclose(x, places["initial"], rtol=1e-3)
+
+
 def test_v1_reads_the_planted_coordinate_on_one_side_only(result, model):
     first, *rest = part(result, "right vector")
     assert first["output_plus"] == pytest.approx(STEP, rel=0.01)
