@@ -70,6 +70,7 @@ def test_norms_of_the_ways_are_those_of_the_recurrence_written_out(result, model
     with torch.no_grad():
         x = body.embed_tokens(ids[:, 0])
         for block in body.layers[: EXPLODES + 1]:
+            before = x
             x = x + block.mlp(block.post_attention_layernorm(x))
         behind = torch.cat([torch.full_like(ids, ord("I")), ids], dim=1)
         places = {
@@ -79,6 +80,8 @@ def test_norms_of_the_ways_are_those_of_the_recurrence_written_out(result, model
     for way, state in {"unattended": x, **places}.items():
         assert [row[f"norm_{way}"] for row in rows] == pytest.approx(state.norm(dim=1).tolist(), rel=1e-5), way
     assert not torch.allclose(x, places["initial"], rtol=1e-3)
+    read = (before[:, READ] / before.square().mean(dim=1).sqrt()).tolist()
+    assert [row["coefficient_unattended"] for row in rows] == pytest.approx(read, rel=1e-3, abs=1e-3)
 
 
 def test_v1_reads_the_planted_coordinate_on_one_side_only(result, model):
@@ -148,8 +151,11 @@ def test_norms_and_growth_are_those_of_the_states(result, model):
     assert part(result, "layer")[EXPLODES]["growth"] == pytest.approx(growth.min(), rel=1e-12)  # torch's median of two
 
 
-def test_spacing_is_that_of_the_largest_coordinate(result):
+def test_spacing_is_that_of_the_largest_coordinate(result, model):
     row = part(result, "layer")[EXPLODES]
+    blocks = ResidualBlocks(model)
+    states = torch.cat([blocks.states(torch.tensor([list(text.encode())]))[EXPLODES + 1] for text in TEXTS])
+    assert row["largest"] == float(states.abs().max())
     median = float(np.median(np.sort(result.arrays["norms"][:, EXPLODES + 1])))
     exponent = math.floor(math.log2(row["largest"]))
     assert row["ulp_over_median"] == pytest.approx(2.0 ** (exponent - 23) / median, rel=0.01)
@@ -194,6 +200,23 @@ def test_tau_is_the_middle_of_the_widest_gap_of_the_upper_half():
     assert found.position.tolist() == [0, 1, 2, 0, 1, 2]
     with pytest.raises(sk.UnsupportedError, match="8 times the median"):
         high_norms(states[:, :, :], [[1, 2, 3], [4, 5, 6]], tau=990.0 * 2)
+
+
+def lengths(*tokens):
+    """Return streams along one coordinate with these norms, of one token in a prompt of its own."""
+    states = torch.tensor(tokens, dtype=torch.float64)[:, :, None]
+    return high_norms(states, [[0]] * len(tokens))
+
+
+def test_what_all_tokens_do_is_no_explosion_and_what_comes_before_one_no_decay():
+    """Block 0 makes all tokens 20 times longer, block 1 shortens the long one, 2 explodes it, 3 and 4 let it decay."""
+    long, other = [2, 40, 4, 4000, 1600, 900], [2.0, 40, 41, 42, 43, 44]
+    found = lengths(long, other, other, other)
+    assert list(found.roles().items()) == [(2, "explosion"), (3, "decay"), (4, "decay")]
+    assert found.main() == (2, 3)
+    found = lengths([2, 40, 400, 40, 40_000, 20_000], other, other, other)
+    assert list(found.roles().items()) == [(3, "explosion"), (1, "explosion"), (4, "decay"), (2, "decay")]
+    assert found.main() == (3, 4)
 
 
 def test_the_direction_is_the_plain_mean_of_the_long_vectors():
