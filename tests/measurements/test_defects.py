@@ -98,6 +98,15 @@ def test_v1_reads_the_planted_coordinate_on_one_side_only(result, model):
     assert abs(float(v1[READ])) > 0.999
 
 
+def test_readings_sum_up_the_rows_as_by_hand(result):
+    vectors = part(result, "right vector")
+    outputs = sorted(row[name] for row in vectors for name in ("output_plus", "output_minus"))
+    assert result.readings["v1_over_third"].value == vectors[0]["output_plus"] / outputs[-3]
+    angles = [row["angle"] for row in part(result, "layer")]
+    assert result.readings["explosion_rank"].value == 1 + sorted(angles).index(angles[EXPLODES]) == 2
+    assert result.readings["long_vectors"].value == (result.arrays["norms"] > result.readings["tau"].value).sum()
+
+
 def test_the_decay_is_negative_by_weights_and_in_truth(result):
     decay, explosion = part(result, "layer")[DECAYS], part(result, "layer")[EXPLODES]
     assert decay["rayleigh"] < -1
