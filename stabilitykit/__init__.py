@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.chains import BlockGain as BlockGain
     from stabilitykit.measurements.chains import MatmulChain as MatmulChain
     from stabilitykit.measurements.chains import WeightGain as WeightGain
+    from stabilitykit.measurements.defect_signature import Signature as Signature
+    from stabilitykit.measurements.defects import SingularDefects as SingularDefects
     from stabilitykit.measurements.determinism import BatchInvariance as BatchInvariance
     from stabilitykit.measurements.determinism import RunToRun as RunToRun
     from stabilitykit.measurements.directions import singular_vectors as singular_vectors
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from stabilitykit.numerics.lattice import perturb as perturb
     from stabilitykit.prompts import Prompt as Prompt
     from stabilitykit.report.read import read as read
+    from stabilitykit.results.by_block import by_block as by_block
     from stabilitykit.results.failure import StabilityFailure as StabilityFailure
     from stabilitykit.results.metric import Metric as Metric
     from stabilitykit.results.metric import Reading as Reading
@@ -192,6 +195,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "write_recording",
     "Way",
     "Ledger",
+    "SingularDefects",
+    "Signature",
     # kinds of noise
     "Perturbation",
     "UlpNoise",
@@ -207,6 +212,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Metric",
     "StabilityFailure",
     "read",
+    "by_block",
     # two tokens that tie, and the smallest flip between them
     "tie_point",
     "TiePoint",
@@ -243,6 +249,8 @@ _HOMES = {
     "measurements.boundary_jump": ("BoundaryJump",),
     "measurements.cache_invariance": ("CacheInvariance",),
     "measurements.chains": ("BlockGain", "MatmulChain", "WeightGain"),
+    "measurements.defect_signature": ("Signature",),
+    "measurements.defects": ("SingularDefects",),
     "measurements.determinism": ("BatchInvariance", "RunToRun"),
     "measurements.directions": ("singular_vectors",),
     "measurements.fate": ("Fate",),
@@ -293,6 +301,7 @@ _HOMES = {
     "numerics.bits": ("bits_equal",),
     "numerics.lattice": ("perturb",),
     "report.read": ("read",),
+    "results.by_block": ("by_block",),
     "results.failure": ("StabilityFailure",),
     "results.metric": ("Metric", "Reading"),
     "results.result": ("Result",),

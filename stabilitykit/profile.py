@@ -24,7 +24,8 @@ class Profile:
     `margins`: prompts that are continued (None for all), and tokens of each; `generation`: the same for recordings,
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
-    states are held against the head (None for all), and tokens that follow each.
+    states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
+    that are sampled, and whether eigenpairs are computed.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Profile:
     drift: int
     spectra: tuple[str, int | None]
     readout: tuple[int | None, int]
+    defects: tuple[int, bool]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -98,6 +100,7 @@ PROFILES = {
         drift=8,
         spectra=("all", 2),
         readout=(2, 6),
+        defects=(48, False),
     ),
     "standard": Profile(
         "standard",
@@ -133,6 +136,7 @@ PROFILES = {
         drift=48,
         spectra=("norm", None),
         readout=(None, 24),
+        defects=(512, True),
     ),
     "paper": Profile(
         "paper",
@@ -171,5 +175,6 @@ PROFILES = {
         drift=96,
         spectra=("all", None),
         readout=(None, 100),
+        defects=(2048, True),
     ),
 }

@@ -119,6 +119,14 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Tokens that explode",
+        "A few tokens grow hundreds of times as long as all others. The weights foretell where; rounding feels it.",
+        {
+            "SingularDefects": "Which tokens explode, in which blocks, and do the weights of these say so?",
+            "Signature": "Along which direction do they explode, and is it the direction of another model?",
+        },
+    ),
+    Chapter(
         "Invariances",
         "Things that should not matter and, in floating-point arithmetic, may: what else is computed, where and when.",
         {
@@ -185,6 +193,13 @@ GLOSSARY = {
     "absorbed": "A step so small that the rounded input does not change at all: it has no gain.",
     "smoothed gain": "The gain averaged over noise that both inputs share, without the bias that averaging brings.",
     "rounding noise": "What rounding adds to the output if every coordinate of the input moves by one ULP.",
+    "long token": "A token whose state is far longer than those of the others, by the widest gap of all norms. As a "
+    "rule it is the first of a text, which the others attend to when they need nothing.",
+    "explosion": "The block behind which long tokens are suddenly long; a decay is one that shortens them again.",
+    "first direction": "The output direction that a block stretches most, by its weights alone. Open marks: a second "
+    "one is stretched nearly as much, so the first means little.",
+    "Rayleigh quotient": "u'(A + F)u: what the weights of a block add along the unit vector u; negative: they take.",
+    "signature": "The direction of a model's long tokens. Fine-tuning keeps it, so a small angle tells kinship.",
     "margin": "The largest logit less the next one: what a token is chosen by. An exact tie has none, and the token "
     "with the lower id is taken.",
     "digest": "128 bits that stand for a tensor's dtype, shape and bytes: equal ones mean equal bits.",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.defective import defective
 
 import stabilitykit as sk
 from stabilitykit import strategies
@@ -23,6 +24,7 @@ def suite(profile, loaded):
     prefill = sk.CausalLMSubject(loaded, "The capital of France is")
     decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
     tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=4, site="logits")
+    planted = defective()
     rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
     return [
         (sk.RunToRun(runs=profile.runs), prefill),
@@ -73,6 +75,8 @@ def suite(profile, loaded):
         (sk.PredictionSpread(["The capital of France is"]), loaded),
         (sk.BasisVectors(), loaded),
         *((kind(["The capital of France is"] * 2, profile.readout[1]), loaded) for kind in READOUTS),
+        (sk.Signature(["ab,cd", "efg.h"]), planted),
+        (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),
     ]

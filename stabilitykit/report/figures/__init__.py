@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stabilitykit.report.figures import (
     chains,
     changes,
+    defects,
     drift,
     dtypes,
     fan,
@@ -92,6 +93,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "ReadoutAngles": readout_states.draw_angles,
     "NormAlignment": readout_states.draw_alignment,
     "HeadReplay": readout_states.draw_replay,
+    "SingularDefects": defects.draw,
+    "Signature": defects.draw_signature,
 }
 
 

@@ -1,0 +1,15 @@
+"""Which tokens explode, do the weights foretell it, and is their direction the model's own?"""
+
+import stabilitykit as sk
+
+
+def test_singular_defects(stability, stability_model):
+    """Read the norms of all prompts, the first direction of every block, and a sample of the vocabulary."""
+    tokens, eigenpairs = stability.profile.defects
+    measurement = sk.SingularDefects(stability.settings.prompts, tokens, eigenpairs=eigenpairs)
+    stability.measure(measurement, stability_model)
+
+
+def test_signature(stability, stability_model):
+    """Read the direction of the long tokens, and how far it depends on the prompts."""
+    stability.measure(sk.Signature(stability.settings.prompts), stability_model)

@@ -1,0 +1,131 @@
+"""The fingerprint of a model's long tokens: the same for kin, another for strangers, none for a random model."""
+
+import numpy as np
+import pytest
+import torch
+from oracles.defective import WRITTEN, defective
+
+import stabilitykit as sk
+from stabilitykit.prompts import DEFAULT_PROMPTS
+from stabilitykit.subjects.tiny import tiny
+
+TEXTS = ("ab,cd", "efg.h", "ij\nk", "lm,")
+
+
+def noisy(share):
+    """Return the planted model with Gaussian noise of a share of each tensor's standard deviation."""
+    loaded = defective()
+    generator = np.random.Generator(np.random.PCG64(3))
+    for weight in loaded.model.parameters():
+        drawn = torch.from_numpy(generator.standard_normal(tuple(weight.shape)))
+        weight.data += (share * weight.double().std(correction=0) * drawn).to(weight.dtype)
+    return sk.adopt(loaded.model, loaded.tokenizer, spec="noisy")
+
+
+def elsewhere():
+    """Return the planted model with its residual stream's coordinates in another order: a stranger's defect."""
+    loaded = defective()
+    body = loaded.model.model
+    order = torch.arange(64).roll(5)
+    body.embed_tokens.weight.data = body.embed_tokens.weight.data[:, order].contiguous()
+    for block in body.layers:
+        attention, feed = block.self_attn, block.mlp
+        for reader in (attention.q_proj, attention.k_proj, attention.v_proj, feed.gate_proj, feed.up_proj):
+            reader.weight.data = reader.weight.data[:, order].contiguous()
+        for writer in (attention.o_proj, feed.down_proj):
+            writer.weight.data = writer.weight.data[order].contiguous()
+    return sk.adopt(loaded.model, loaded.tokenizer, spec="stranger")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return defective()
+
+
+def angle(model, **how):
+    return sk.measure(sk.Signature(TEXTS, **how), model, progress=False).readings["angle"].value
+
+
+def test_itself_is_at_no_angle_and_kin_is_near(model):
+    assert angle(model, against=model) == 0
+    found = sk.measure(sk.Signature(TEXTS, against=noisy(0.01)), model, progress=False)
+    assert 0 < found.readings["angle"].value < 1
+    assert "the same defect" in found.sentence
+    assert found.readings["dominant_coordinate"].value == WRITTEN
+    assert found.subject["against"] == "noisy"
+
+
+def test_a_stranger_is_far_in_both_directions_and_a_rotation_turns_the_vector_with_it(model):
+    stranger = elsewhere()
+    assert angle(model, against=stranger) > 60
+    assert angle(model, against=stranger) == pytest.approx(angle(stranger, against=model), abs=1e-9)
+    mine, theirs = (sk.measure(sk.Signature(TEXTS), one, progress=False) for one in (model, stranger))
+    turned = mine.arrays["direction"][torch.arange(64).roll(5).numpy()]
+    assert np.allclose(np.abs(turned), np.abs(theirs.arrays["direction"]), atol=1e-6)
+
+
+def test_a_former_result_stands_for_its_model(model):
+    former = sk.Result.from_dict(sk.measure(sk.Signature(TEXTS), noisy(0.1), progress=False).to_dict())
+    assert angle(model, against=former) == angle(model, against=noisy(0.1)) > 0
+
+
+def test_other_texts_hardly_turn_it_and_a_sentence_says_by_how_much(model):
+    found = sk.measure(sk.Signature(TEXTS), model, progress=False)
+    assert 0 < found.readings["corpus_angle"].value < 5
+    assert "angle" not in found.readings
+    assert "other texts turn them by" in found.sentence
+    halves = [sk.measure(sk.Signature(TEXTS[k::2], tau=22.0), model, progress=False) for k in (0, 1)]
+    both = sk.measure(sk.Signature(TEXTS, tau=22.0), model, progress=False)
+    between = sk.measure(sk.Signature(TEXTS[::2], halves[1], tau=22.0), model, progress=False).readings["angle"].value
+    assert both.readings["corpus_angle"].value == pytest.approx(between, rel=1e-6)
+
+
+def test_shared_coordinates_are_counted_by_hand(model):
+    stranger = elsewhere()
+    found = sk.measure(sk.Signature(TEXTS, against=stranger), model, progress=False)
+    tops = []
+    for one in (model, stranger):
+        direction = sk.measure(sk.Signature(TEXTS), one, progress=False).arrays["direction"]
+        tops.append(set(np.argsort(-np.abs(direction))[:20].tolist()))
+    assert found.readings["shared_coordinates"].value == len(tops[0] & tops[1]) < 20
+    assert {row["side"] for row in found.rows} == {"this", "other"}
+
+
+def test_a_random_model_has_no_signature_on_either_side(model):
+    random = sk.adopt(tiny("llama", num_hidden_layers=6), model.tokenizer)
+    with pytest.raises(sk.UnsupportedError, match="no high-norm tokens"):
+        angle(random)
+    with pytest.raises(sk.UnsupportedError, match="no high-norm tokens"):
+        angle(model, against=random)
+
+
+def test_another_hidden_size_and_another_result_are_refused(model):
+    former = sk.measure(sk.Signature(TEXTS), model, progress=False)
+    shorter = sk.Result.from_dict({**former.to_dict(), "arrays": {}})
+    with pytest.raises(sk.UsageError, match="no array `direction`"):
+        sk.Signature(TEXTS, shorter)
+    object.__setattr__(shorter, "arrays", {"direction": np.ones(63)})
+    with pytest.raises(sk.IncomparableError, match="64 and 63 coordinates"):
+        angle(model, against=shorter)
+
+
+@pytest.mark.model
+def test_smollm2_keeps_its_signature_under_noise_and_a_random_twin_has_none():
+    """Specification 3: 1 % noise of each weight turns it by 0.36 degrees, 10 % by 3.6."""
+    loaded, angles = sk.load("smollm2"), []
+    former = sk.measure(sk.Signature(DEFAULT_PROMPTS[:3]), loaded, progress=False)
+    assert former.readings["dominant_coordinate"].value == 507
+    assert former.readings["corpus_angle"].value < 5
+    for share in (0.01, 0.1):
+        twin = sk.load("smollm2").model
+        generator = torch.Generator().manual_seed(1)
+        for weight in twin.parameters():
+            weight.data += share * weight.std() * torch.randn(weight.shape, generator=generator)
+        found = sk.measure(sk.Signature(DEFAULT_PROMPTS[:3], former), sk.adopt(twin, loaded.tokenizer), progress=False)
+        angles.append(found.readings["angle"].value)
+    assert angles[0] < 1 < angles[1] < 10
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        random = sk.adopt(type(loaded.model)(loaded.model.config), loaded.tokenizer)
+    with pytest.raises(sk.UnsupportedError, match="no high-norm tokens"):
+        sk.measure(sk.Signature(DEFAULT_PROMPTS[:3], former), random, progress=False)

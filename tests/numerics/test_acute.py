@@ -1,0 +1,28 @@
+"""Angles between lines, and the mean of many."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stabilitykit.numerics.acute import acute_angle, coherence
+
+
+@pytest.mark.parametrize("degrees", [1e-7, 1e-3, 30.0, 89.9, 90.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_planted_angle_comes_back_whatever_the_sign_and_length(degrees, sign):
+    turned = torch.tensor([math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), 0.0], dtype=torch.float64)
+    measured = acute_angle(sign * 7 * turned, torch.tensor([3.0, 0.0, 0.0]))
+    assert measured == pytest.approx(degrees, rel=1e-8)
+
+
+def test_no_line_has_no_angle():
+    assert math.isnan(acute_angle(torch.zeros(3), torch.ones(3)))
+
+
+def test_coherence_is_the_mean_over_pairs():
+    vectors = torch.from_numpy(np.random.Generator(np.random.PCG64(0)).standard_normal((7, 4)))
+    pairs = [acute_angle(vectors[i], vectors[j]) for i in range(7) for j in range(i)]
+    assert coherence(vectors) == pytest.approx(sum(pairs) / len(pairs), rel=1e-9)
+    assert math.isnan(coherence(vectors[:1]))
