@@ -35,9 +35,9 @@ def test_forced_on_our_tokens_every_step_is_compared(tiny):
 
 
 def test_the_stated_cost_bounds_both_sides(tiny):
-    for asked in (sk.CrossDevice("cpu-ref", prompts=("cost",), tokens=3), sk.CrossDrift("cpu-ref", tokens=2)):
-        took = sk.measure(asked, tiny, progress=False).execution.forwards
-        assert asked.cost(tiny).forwards / 2 <= took <= asked.cost(tiny).forwards
+    asked = sk.CrossDevice("cpu-ref", prompts=("cost",), tokens=3)
+    took = sk.measure(asked, tiny, progress=False).execution.forwards
+    assert asked.cost(tiny).forwards / 2 <= took <= asked.cost(tiny).forwards
 
 
 def test_states_are_kept_on_both_sides_and_their_drift_measured(tiny):

@@ -11,7 +11,7 @@ import stabilitykit as sk
 from stabilitykit.subjects import launch
 from stabilitykit.traces.store import read_recording
 
-ASKED = {"dtype": "bfloat16", "prompts": 1, "tokens": 40}
+ASKED = {"dtype": "bfloat16", "prompts": 1, "tokens": 24}
 ROOT = Path(sk.__file__).parents[1]
 
 
