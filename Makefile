@@ -13,7 +13,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make report   measure the default model, write $(REPORT)/index.html (about a minute after set-up)"
+	@echo "make report   measure the default model, write $(REPORT)/index.html (about five minutes after set-up)"
 	@echo "make test     test the kit itself"
 	@echo "make lint     check style, types and the directions of imports"
 	@echo "make setup    create or repair .venv only"

@@ -121,9 +121,9 @@ def test_certificates_in_a_batch_of_decode_steps(loaded, tmp_path):
     assert subject.proofs.lanes_independent
     subject.noise_floor()
     assert subject.baseline.shape[0] == 64  # one batch, whatever the number of directions
-    result = measure(FirstChange(direction=directions_for(subject, 128)), subject)
+    result = measure(FirstChange(direction=directions_for(subject, 256)), subject)
     assert all(row["exact"] and not row["censored"] for row in result.rows)
-    assert result.execution.forwards <= 1.3 * 128
-    sample = random.Random(0).sample(range(128), 16)
+    assert result.execution.forwards <= 1.3 * 256
+    sample = random.Random(0).sample(range(256), 16)
     assert len({result.rows[index]["slot"] for index in sample}) > 8
     assert recheck(tmp_path, (result.to_json(), sample)) == [""] * 16
