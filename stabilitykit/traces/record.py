@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,14 +53,12 @@ def record(
     before it, twice.
     """
     _check(prompts, tokens, states, top, steps, forced)
-    anatomy = find(loaded.model)
     if isinstance(prompts, Recording):
         asked = [_again(one, forced) for one in prompts.generations]
     else:
         asked = [_asked(one) for one in prompts]
-    generations: list[Generation] = []
-    proved, seconds = 0, {"plain": 0.0, "recorded": 0.0}
-    stages: list[Stage] = []
+    anatomy, stages, generations = find(loaded.model), list[Stage](), list[Generation]()
+    seconds = {"plain": 0.0, "recorded": 0.0}
     with bar(len(asked), "recorded", "prompt") as progress:
         for prompt, told, said in asked:
             text = Text(loaded, told, tokens if said is None else max(len(said), 1), anatomy, listens=False)
@@ -68,22 +66,32 @@ def record(
             taken = _Taken(text, said, stages, states, top)
             _prove(loaded, prompt, taken)
             generations.append(taken.generation(prompt, _operations(loaded, taken, steps) if level == "op" else {}))
-            proved += len(taken.tokens)
             seconds = {name: seconds[name] + spent for name, spent in taken.seconds.items()}
             progress.update()
+    made = _Made("forced" if forced else "free", level, tuple(stages), tuple(generations), seconds)
+    return _recording(loaded, made)
+
+
+class _Made(NamedTuple):
+    """What was recorded, before it is said of which model and on what machine."""
+
+    mode: str
+    level: str
+    stages: tuple[Stage, ...]
+    generations: tuple[Generation, ...]
+    seconds: dict[str, float]
+
+
+def _recording(loaded: LoadedModel, made: _Made) -> Recording:
     device = str(loaded.model.device)
     return Recording(
         model=identity(loaded),
         device=device,
         environment=environment(loaded),
         probe=probe(loaded.model.dtype, device, torch.get_num_threads()),
-        mode="forced" if forced else "free",
-        level=level,
-        stages=tuple(stages),
-        generations=tuple(generations),
-        observer={"steps": proved},
-        seconds=seconds,
-        words=_words(loaded, generations),
+        observer={"steps": sum(one.steps for one in made.generations)},
+        words=_words(loaded, made.generations),
+        **made._asdict(),
     )
 
 

@@ -294,8 +294,5 @@ def _redone(rows: Rows, result: Result) -> Figure:
         legend={**LEGEND_BELOW, "y": -0.45},
     )
     flips = sum(int(finite(row.get("flips")) or 0) for row in rows)
-    caption = (
-        f"How far the margin moves when the head is redone on the same states. A change beyond the smallest margin can "
-        f"turn a token; {flips} did."
-    )
+    caption = f"How far the margin moves with the head redone on the same states; {flips} tokens turned."
     return Figure("The head redone", caption, traces, shape)
