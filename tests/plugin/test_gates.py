@@ -32,6 +32,24 @@ def test_gates(inner, source, options, verdict):
     assert run.result.ret == (1 if verdict == "fail" else 0)
 
 
+SAME = """
+from dataclasses import replace
+
+class ToySame(ToyDrift):
+    def find(self, subject):
+        return replace(super().find(subject), verdict="not-distinct")
+
+def test_same(stability):
+    stability.measure(ToySame({}), TOY)
+"""
+
+
+@pytest.mark.parametrize(("drift", "verdict"), [("0.0", "not-distinct"), ("3.0", "fail")])
+def test_a_gate_does_not_pass_over_a_thing_compared_with_itself(inner, drift, verdict):
+    run = inner(SAME.format(drift), "--stability-strict")
+    assert list(run.verdicts.values()) == [verdict]
+
+
 def test_the_limits_that_held_are_in_the_record(inner):
     run = inner(MARKED.format("limits={'max_ulp': 3}"), "--stability-limit=*.radius>=1")
     (record,) = run.records.values()

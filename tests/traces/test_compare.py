@@ -289,3 +289,24 @@ def test_the_report_has_a_row_a_prompt_and_names_places_in_columns_of_their_own(
         "Which layer differs at which token",
         "Which parts differ",
     }
+
+
+def test_the_operation_that_parts_is_named_where_both_recorded_operations(tiny, monkeypatch):
+    """The planted defect: one activation moved in its last bit, in the recording of the second side only."""
+    asked = {"tokens": 2, "level": "op", "steps": (0, 1)}
+    before = sk.record(tiny, ["ab"], **asked)
+    act = tiny.model.model.layers[1].mlp.act_fn
+    plain = act.forward
+    monkeypatch.setattr(act, "forward", lambda x: plain(x) * (1 + 2**-23))
+    result = compared(before, sk.record(tiny, ["ab"], **asked))
+    operations = [row for row in result.rows if row["part"] == "operation"]
+    assert [row["step"] for row in operations] == [0, 1]
+    for row in operations:
+        assert row["op"].startswith("model.layers.1.mlp.act_fn/aten.mul")
+        assert row["kind"] == "different-operations"
+    assert result.readings["first_step"].place["op"] == operations[0]["op"]
+    assert prompts(result)[0]["op"] == operations[0]["op"]
+    assert "Which operation parts first" in {figure.title for figure in figures(result)}
+    same = compared(before, before)
+    assert [row["kind"] for row in same.rows if row["part"] == "operation"] == ["equal", "equal"]
+    assert "Which operation parts first" not in {figure.title for figure in figures(same)}

@@ -56,7 +56,7 @@ def draw(result: Result) -> list[Figure]:
     figures = [_timeline(prompts)]
     if "map" in result.arrays and stages:
         figures += [_tokens(np.asarray(result.arrays["map"]), stages), _submodules(stages)]
-    if operations := [row for row in _part(result, "operation") if row["number"]]:
+    if operations := [row for row in _part(result, "operation") if row["op"]]:
         figures.append(_operations(operations))
     if len(prompts) > 1:
         figures.append(_survival(_part(result, "survival")))
