@@ -13,7 +13,7 @@ from stabilitykit.measurements.invariance import Case, Invariance, check_lengths
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.differences import difference
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.environment import KINDS, environment
+from stabilitykit.subjects.environment import changes, environment
 from stabilitykit.subjects.launch import shown
 from stabilitykit.subjects.replica import in_fresh_process
 from stabilitykit.subjects.subject import Subject
@@ -94,6 +94,4 @@ class ProcessInvariance(Invariance):
 
 def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Return the fields that decide bits and differ, as `cpu_capability: AVX2 -> DEFAULT`."""
-    identity = [name for name, kind in KINDS.items() if kind == "identity"]
-    found = [name for name in identity if ours.get(name) != theirs.get(name)]
-    return "; ".join(f"{name}: {ours.get(name)} -> {theirs.get(name)}" for name in found)
+    return "; ".join(f"{name}: {left} -> {right}" for name, left, right in changes(ours, theirs, ("identity",)))

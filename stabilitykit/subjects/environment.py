@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -62,6 +62,12 @@ def numeric_key(record: Mapping[str, Any]) -> str:
     """
     identity = {name: record.get(name) for name, kind in KINDS.items() if kind == "identity"}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any], kinds: Sequence[Kind]) -> list[tuple[str, Any, Any]]:
+    """Return the fields of these kinds that two records do not share, with both values, in the order of `KINDS`."""
+    pairs = [(name, ours.get(name), theirs.get(name)) for name, kind in KINDS.items() if kind in kinds]
+    return [(name, left, right) for name, left, right in pairs if left != right]
 
 
 def _guarded(read: Callable[[LoadedModel | None], Plain], model: LoadedModel | None) -> Plain:

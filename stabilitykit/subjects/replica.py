@@ -47,16 +47,12 @@ def in_fresh_process(
         place = Path(folder)
         request = {
             "model": named(first.loaded, place),
-            "threads": None if "OMP_NUM_THREADS" in (environ or {}) else torch.get_num_threads(),
+            "threads": threads_there(environ or {}, torch.get_num_threads()),
             "subjects": [_asked(one) for one in subjects],
         }
         answer = launch.ask("stabilitykit.subjects.replica", place, request, environ or {}, timeout)
         tensors = load_file(place / OUTPUTS)
-    if answer["digest"] != first.loaded.digest:
-        raise UnsupportedError(
-            f"{first.name}: a fresh process loads other weights under the name {first.loaded.spec!r}; hand the model "
-            "over as an object, with adopt(...)"
-        )
+    check_weights(first.loaded, answer["digest"], f"{first.name}: ")
     for one in subjects:
         one.counter.forwards += 1
     outputs = [tensors[str(index)] for index in range(len(subjects))]
@@ -81,6 +77,27 @@ def named(loaded: LoadedModel, place: Path) -> dict[str, Any]:
     }
 
 
+def threads_there(environ: Mapping[str, str], threads: int) -> int | None:
+    """Return the number of threads to ask a process for; None where its variables say it."""
+    return None if "OMP_NUM_THREADS" in environ else threads
+
+
+def opened(request: Mapping[str, Any]) -> LoadedModel:
+    """Return the model of a request, loaded with its number of threads: what each of these processes begins with."""
+    if request["threads"]:
+        torch.set_num_threads(request["threads"])
+    return load(**request["model"])
+
+
+def check_weights(loaded: LoadedModel, digest: str, who: str = "") -> None:
+    """UnsupportedError where a process has found other weights than these under the model's name."""
+    if digest != loaded.digest:
+        raise UnsupportedError(
+            f"{who}a fresh process loads other weights under the name {loaded.spec!r}; hand the model over as an "
+            "object, with adopt(...)"
+        )
+
+
 def _asked(subject: CausalLMSubject) -> dict[str, Any]:
     return {"prompt": list(subject.ids), "site": subject.site, "path": subject.path, "batch": 1, "rows": subject.rows}
 
@@ -89,9 +106,7 @@ def main(folder: str) -> None:
     """Answer the request in a folder: the other side of `in_fresh_process`."""
     place = Path(folder)
     request = launch.request_of(place)
-    if request["threads"]:
-        torch.set_num_threads(request["threads"])
-    loaded = load(**request["model"])
+    loaded = opened(request)
     outputs = {}
     for index, asked in enumerate(request["subjects"]):
         subject = CausalLMSubject(loaded, asked.pop("prompt"), **asked)

@@ -64,7 +64,8 @@ def agreement(a: Generation, b: Generation, stages: tuple[list[int], list[int]] 
     shorter = min(a.steps, b.steps)
     divergence = None if forced else _divergence(a, b, shorter)
     steps = shorter if divergence is None else min(divergence + 1, shorter)
-    margins, units = (np.stack([side(one, steps) for one in (a, b)], axis=1) for side in (_margins, _spacing))
+    margins = np.stack([one.margins[:steps] for one in (a, b)], axis=1)
+    units = np.stack([_spacing(one, steps) for one in (a, b)], axis=1)
     return Agreement(
         a,
         b,
@@ -95,10 +96,17 @@ def moved_margin(a: Generation, b: Generation, step: int) -> float | None:
 
 
 def _divergence(a: Generation, b: Generation, shorter: int) -> int | None:
-    unequal = np.flatnonzero(a.tokens[:shorter] != b.tokens[:shorter])
-    if len(unequal):
-        return int(unequal[0])
+    differing = first_other(a.tokens, b.tokens)
+    if differing is not None:
+        return differing
     return None if a.steps == b.steps else shorter
+
+
+def first_other(a: NDArray[np.int64], b: NDArray[np.int64]) -> int | None:
+    """Return the first place at which two lists differ, as far as both go; None if they do not."""
+    length = min(len(a), len(b))
+    differing = np.flatnonzero(a[:length] != b[:length])
+    return int(differing[0]) if len(differing) else None
 
 
 def _differs(a: Generation, b: Generation, steps: int, stages: tuple[list[int], list[int]]) -> NDArray[np.bool_]:
@@ -107,12 +115,6 @@ def _differs(a: Generation, b: Generation, steps: int, stages: tuple[list[int], 
     neither = (ours == absent).all(axis=2) & (theirs == absent).all(axis=2)
     unequal: NDArray[np.bool_] = (ours != theirs).any(axis=2) & ~neither
     return unequal
-
-
-def _margins(one: Generation, steps: int) -> NDArray[np.float64]:
-    logits = one.top_logits[:steps].double().numpy()
-    margins: NDArray[np.float64] = logits[:, 0] - logits[:, 1]
-    return margins
 
 
 def _spacing(one: Generation, steps: int) -> NDArray[np.float64]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.numerics.bits import FORMATS, bits_equal
 from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.traces.agreement import first_other
 from stabilitykit.traces.comparable import check_comparable
 from stabilitykit.traces.recording import Generation, Recording
 from stabilitykit.traces.stages import Stage
@@ -46,13 +46,13 @@ class Aligned:
     @cached_property
     def compared(self) -> int:
         """How many steps had the same input in both."""
-        differing = _first(self.a.tokens, self.b.tokens)
+        differing = first_other(self.a.tokens, self.b.tokens)
         return min(self.a.steps, self.b.steps) if differing is None else differing + 1
 
     @cached_property
     def divergence(self) -> int | None:
         """The first of these steps in which both would go on with different tokens; None if there is none."""
-        return _first(self.a.predicted[: self.compared], self.b.predicted[: self.compared])
+        return first_other(self.a.predicted[: self.compared], self.b.predicted[: self.compared])
 
     @cached_property
     def step(self) -> int:
@@ -117,10 +117,3 @@ def _stages(stages: Sequence[Stage], a: Generation, b: Generation) -> tuple[Stag
         and a.states[stage.name].shape[1] == b.states[stage.name].shape[1]
         and {a.states[stage.name].dtype, b.states[stage.name].dtype} <= set(FORMATS)
     )
-
-
-def _first(a: NDArray[np.int64], b: NDArray[np.int64]) -> int | None:
-    """Return the first place at which two lists differ, as far as both go."""
-    length = min(len(a), len(b))
-    differing = np.flatnonzero(a[:length] != b[:length])
-    return int(differing[0]) if len(differing) else None

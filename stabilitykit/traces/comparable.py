@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stabilitykit.errors import IncomparableError
-from stabilitykit.subjects.environment import KINDS
+from stabilitykit.subjects.environment import changes
 from stabilitykit.traces.recording import Recording
 
 Field = tuple[str, Any, Any]
@@ -31,9 +31,7 @@ def check_comparable(a: Recording, b: Recording) -> None:
 
 def changed_environment(a: Recording, b: Recording) -> list[Field]:
     """Return the environment fields that decide or explain bits and differ, with both values."""
-    names = [name for name, kind in KINDS.items() if kind != "noise"]
-    pairs = [(name, a.environment.get(name), b.environment.get(name)) for name in names]
-    return [(name, left, right) for name, left, right in pairs if left != right]
+    return changes(a.environment, b.environment, ("identity", "context"))
 
 
 def _fields(a: Recording, b: Recording) -> Iterator[Field]:

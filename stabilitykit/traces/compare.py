@@ -21,6 +21,7 @@ from stabilitykit.traces.agreement import Agreement, agreement
 from stabilitykit.traces.comparable import changed_environment, check_comparable
 from stabilitykit.traces.comparison_rows import (
     Shared,
+    bisections_of,
     environment_rows,
     kind_rows,
     operation_rows,
@@ -108,7 +109,8 @@ class TraceComparison(Measurement[Recording]):
             agreement(a, b, shared.indices, forced=forced)
             for a, b in zip(reference.generations, subject.generations, strict=True)
         ]
-        prompts = prompt_rows(found, shared, reference, subject)
+        bisections = bisections_of(reference, subject)
+        prompts = prompt_rows(found, shared, reference, subject, bisections)
         kept = survival([one.agreed for one in found], [one.divergence is not None for one in found])
         verdict = self._verdict(found, shared, reference, subject)
         environment = changed_environment(reference, subject)
@@ -121,7 +123,7 @@ class TraceComparison(Measurement[Recording]):
                 *_survival_rows(kept),
                 *kind_rows(found),
                 *stage_rows(found, shared),
-                *operation_rows(reference, subject),
+                *operation_rows(reference, bisections),
                 *environment_rows(environment),
             ),
             arrays=_map(found),

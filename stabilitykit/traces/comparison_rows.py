@@ -16,6 +16,9 @@ from stabilitykit.traces.recording import Recording
 from stabilitykit.traces.stages import Stage
 
 Row = Mapping[str, Any]
+Bisections = Mapping[tuple[int, int], Bisection]
+"""By prompt and step."""
+
 TOP = 5
 """How many of the largest logits a row shows."""
 
@@ -44,9 +47,11 @@ class Shared:
         return cls(tuple(stage for stage, *_ in pairs), indices, tuple(sorted(odd)))
 
 
-def prompt_rows(found: Sequence[Agreement], shared: Shared, a: Recording, b: Recording) -> list[Row]:
+def prompt_rows(
+    found: Sequence[Agreement], shared: Shared, a: Recording, b: Recording, bisections: Bisections
+) -> list[Row]:
     """Return a row a prompt: where its texts part, where its bits part, and how close the call was on both sides."""
-    return [_prompt_row(number, one, shared, a, b) for number, one in enumerate(found)]
+    return [_prompt_row(number, one, shared, a, b, bisections) for number, one in enumerate(found)]
 
 
 def kind_rows(found: Sequence[Agreement]) -> list[Row]:
@@ -93,7 +98,7 @@ def environment_rows(fields: Sequence[Field]) -> list[Row]:
     ]
 
 
-def _prompt_row(number: int, one: Agreement, shared: Shared, a: Recording, b: Recording) -> Row:
+def _prompt_row(number: int, one: Agreement, shared: Shared, a: Recording, b: Recording, bisections: Bisections) -> Row:
     first = one.first
     stage = shared.stages[first[1]] if first else None
     row = {
@@ -113,7 +118,7 @@ def _prompt_row(number: int, one: Agreement, shared: Shared, a: Recording, b: Re
         "module": stage.module if stage else "",
         "block": stage.block if stage else None,
         "submodule": stage.part if stage else "",
-        "op": _first_operation(number, first[0], a, b) if first else "",
+        "op": _place(bisections.get((number, first[0]))) if first else "",
         "max_kl": float(one.kl.max()) if one.steps else 0.0,
         "min_overlap": float(one.overlap.min()) if one.steps else 1.0,
     }
@@ -145,37 +150,35 @@ def _top(generation: Any, recording: Recording, step: int) -> list[list[Any]]:
     return [[token, recording.word(token), logit] for token, logit in zip(ids, logits, strict=True)]
 
 
-def operation_rows(a: Recording, b: Recording) -> list[Row]:
-    """Return a row a step whose operations both recorded: the first that gives other bits, and whose fault it is."""
-    rows: list[Row] = []
-    for prompt, one in enumerate(a.generations):
-        for step in sorted(one.operations):
-            if (found := _bisected(prompt, step, a, b)) is not None:
-                rows.append(
-                    {
-                        "part": "operation",
-                        "prompt": one.text or f"ids {list(one.ids)}",
-                        "step": step,
-                        "op": str(found.place) if found.place else "",
-                        "kind": found.kind or "equal",
-                        "cause": found.cause.name if found.cause else "",
-                        "number": found.number,
-                        "operations": found.compared,
-                        "later": found.later,
-                        "local": sum(found.local.values()),
-                    }
-                )
-    return rows
+def bisections_of(a: Recording, b: Recording) -> Bisections:
+    """Bisect every step whose operations both recorded, at one level."""
+    found = {}
+    for prompt, (ours, theirs) in enumerate(zip(a.generations, b.generations, strict=True)):
+        for step in sorted(ours.operations.keys() & theirs.operations.keys()):
+            left, right = ours.operations[step], theirs.operations[step]
+            if left.level == right.level:
+                found[prompt, step] = bisect(left, right)
+    return found
 
 
-def _first_operation(prompt: int, step: int, a: Recording, b: Recording) -> str:
-    """Return the first differing operation where both recordings have the operations of that step."""
-    found = _bisected(prompt, step, a, b)
+def operation_rows(a: Recording, bisections: Bisections) -> list[Row]:
+    """Return a row a bisected step: the first operation that gives other bits, and whose fault it is."""
+    return [
+        {
+            "part": "operation",
+            "prompt": a.generations[prompt].text or f"ids {list(a.generations[prompt].ids)}",
+            "step": step,
+            "op": _place(found),
+            "kind": found.kind or "equal",
+            "cause": found.cause.name if found.cause else "",
+            "number": found.number,
+            "operations": found.compared,
+            "later": found.later,
+            "local": sum(found.local.values()),
+        }
+        for (prompt, step), found in bisections.items()
+    ]
+
+
+def _place(found: Bisection | None) -> str:
     return str(found.place) if found and found.place else ""
-
-
-def _bisected(prompt: int, step: int, a: Recording, b: Recording) -> Bisection | None:
-    left, right = a.operations(prompt, step), b.operations(prompt, step)
-    if left is None or right is None or left.level != right.level:
-        return None
-    return bisect(left, right)

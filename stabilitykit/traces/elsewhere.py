@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.errors import UsageError
 from stabilitykit.prompts import Prompt
 from stabilitykit.subjects import launch
-from stabilitykit.subjects.models import load
-from stabilitykit.subjects.replica import named
+from stabilitykit.subjects.replica import check_weights, named, opened, threads_there
 from stabilitykit.traces.devices import CPU_SETTINGS, Setting
 from stabilitykit.traces.record import record
 from stabilitykit.traces.recording import Recording
@@ -62,16 +61,12 @@ def record_elsewhere(
             write_recording(forced, place / _FORCED)
         request = {
             "model": {**named(loaded, place), "device": setting.device},
-            "threads": None if "OMP_NUM_THREADS" in setting.environ else torch.get_num_threads(),
+            "threads": threads_there(setting.environ, torch.get_num_threads()),
             "ask": asdict(ask),
             "forced": forced is not None,
         }
         answer = launch.ask("stabilitykit.traces.elsewhere", place, request, setting.environ, timeout)
-        if answer["digest"] != loaded.digest:
-            raise UnsupportedError(
-                f"a fresh process loads other weights under the name {loaded.spec!r}; hand the model over as an "
-                "object, with adopt(...)"
-            )
+        check_weights(loaded, answer["digest"])
         loaded.counter.forwards += answer["forwards"]
         return replace(read_recording(place / _RECORDING), folder="")
 
@@ -84,9 +79,7 @@ def main(folder: str) -> None:
     """Answer the request in a folder: the other side of `record_elsewhere`."""
     place = Path(folder)
     request = launch.request_of(place)
-    if request["threads"]:
-        torch.set_num_threads(request["threads"])
-    loaded = load(**request["model"])
+    loaded = opened(request)
     ask = request["ask"]
     prompts: Any = read_recording(place / _FORCED) if request["forced"] else _prompts(ask.pop("prompts"))
     ask.pop("prompts", None)

@@ -17,8 +17,8 @@ from stabilitykit.errors import IncomparableError, UnsupportedError
 from stabilitykit.subjects import launch
 from stabilitykit.subjects.callers import Place
 from stabilitykit.subjects.environment import VARIABLES_THAT_DECIDE, VARIABLES_WITH_EFFECT
-from stabilitykit.subjects.models import LoadedModel, load
-from stabilitykit.subjects.replica import named
+from stabilitykit.subjects.models import LoadedModel
+from stabilitykit.subjects.replica import named, opened, threads_there
 from stabilitykit.traces.fields import Field
 from stabilitykit.traces.operation_log import Operation, OperationLog, operation_from
 from stabilitykit.traces.operations import caught_at, operations_at
@@ -102,7 +102,7 @@ def _asked(
     digest = told.pop("digest")
     request = {
         "model": told,
-        "threads": None if "OMP_NUM_THREADS" in environ else logs[0].threads,
+        "threads": threads_there(environ, logs[0].threads),
         "texts": [[one.ids, one.generated, len(one.generated), one.level] for one in logs],
         "place": place,
     }
@@ -118,9 +118,7 @@ def _asked(
 def main(folder: Path) -> None:
     """Answer the request in a folder: the other side of `live` and `operands`."""
     request = launch.request_of(folder)
-    if request["threads"]:
-        torch.set_num_threads(request["threads"])
-    loaded = load(**request["model"])
+    loaded = opened(request)
     if request["place"] is None:
         logs = [operations_at(loaded, *text) for text in request["texts"]]
         launch.answered(folder, {"digest": loaded.digest, "logs": [log.to_plain() for log in logs]})

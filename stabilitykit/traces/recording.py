@@ -42,6 +42,13 @@ class Generation:
     operations: Mapping[int, OperationLog] = field(default_factory=dict)
 
     @property
+    def margins(self) -> NDArray[np.float64]:
+        """By how much each step's largest logit leads the next one, (n,), exact."""
+        logits = self.top_logits.double().numpy()
+        margins: NDArray[np.float64] = logits[:, 0] - logits[:, 1]
+        return margins
+
+    @property
     def steps(self) -> int:
         """How many tokens follow the prompt."""
         return len(self.tokens)

@@ -43,9 +43,8 @@ def write_recording(recording: Recording, folder: Path | str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).unlink(missing_ok=True)
     files: dict[str, dict[str, Any]] = {}
-    for name, content in _files(recording):
+    for name, content, named in _files(recording):
         atomic_write(folder / name, content)
-        named = load(content) if name.endswith(".safetensors") else {}
         tensors = {tensor: digest(value) for tensor, value in named.items()}
         files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "tensors": tensors}
     for stale in _ours(folder) - set(files):
@@ -111,19 +110,21 @@ def _states_kept(names: set[str]) -> str:
     return "all" if "logits" in names else "blocks"
 
 
-def _files(recording: Recording) -> Iterator[tuple[str, bytes]]:
+def _files(recording: Recording) -> Iterator[tuple[str, bytes, Mapping[str, Tensor]]]:
+    """Yield each file's name, content, and the tensors in it."""
+    numbers = {stage.name: number for number, stage in enumerate(recording.stages)}
     digests: dict[str, Tensor] = {}
     for index, one in enumerate(recording.generations):
         if one.states:
-            named = {f"s{recording.stage(name):05d}": tensor.contiguous() for name, tensor in one.states.items()}
-            yield f"states-p{index:03d}.safetensors", save(named)
+            named = {f"s{numbers[name]:05d}": tensor.contiguous() for name, tensor in one.states.items()}
+            yield f"states-p{index:03d}.safetensors", save(named), named
         for step, log in one.operations.items():
-            yield f"operations-p{index:03d}-s{step}.json", (json.dumps(log.to_plain(), indent=0) + "\n").encode()
+            yield f"operations-p{index:03d}-s{step}.json", (json.dumps(log.to_plain(), indent=0) + "\n").encode(), {}
         for part in _OF_PROMPT:
             value = getattr(one, part)
             tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
             digests[f"p{index:03d}.{part}"] = tensor.contiguous()
-    yield DIGESTS, save(digests)
+    yield DIGESTS, save(digests), digests
 
 
 def _generation(

@@ -128,8 +128,7 @@ def _differing(a: Recording, b: Recording) -> tuple[int, dict[str, str]]:
 
 
 def _row(number: int, one: Generation, recording: Recording) -> dict[str, Any]:
-    logits = one.top_logits.double().numpy()
-    margins = logits[:, 0] - logits[:, 1]
+    margins = one.margins
     token = int(margins.argmin())
     return {
         "part": "prompt",
