@@ -96,13 +96,13 @@ def test_another_runs_journal_ends_before_pytest_starts(tmp_path, capsys, header
     ("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 3), (4, 2), (5, 2), (-2, 130), (-9, 3), (77, 3)]
 )
 def test_exit_codes_are_mapped(monkeypatch, theirs, ours):
-    monkeypatch.setattr(cli.subprocess, "Popen", lambda *_, **__: Ended(theirs))
+    monkeypatch.setattr(cli.run.subprocess, "Popen", lambda *_, **__: Ended(theirs))
     assert cli.main(["run"]) == ours
 
 
 def test_an_interrupt_waits_for_pytest_to_end(monkeypatch):
     ended = Ended(2, interrupts=2)
-    monkeypatch.setattr(cli.subprocess, "Popen", lambda *_, **__: ended)
+    monkeypatch.setattr(cli.run.subprocess, "Popen", lambda *_, **__: ended)
     assert cli.main(["run"]) == 130
     assert ended.interrupts == 0
 
@@ -114,7 +114,7 @@ def test_options_become_pytests_and_the_rest_is_handed_on(monkeypatch):
         seen.update(words=words, told=how["env"]["STABILITYKIT_COMMAND"])
         return Ended(0)
 
-    monkeypatch.setattr(cli.subprocess, "Popen", run)
+    monkeypatch.setattr(cli.run.subprocess, "Popen", run)
     cli.main(["run", "--model", "a b", "--model=tiny", "--strict", "--limit=x.y<=1", "--", "-n", "2", "--strict"])
     for word in ("--stability-model=a b", "--stability-model=tiny", "--stability-report=reports", "--stability-suite"):
         assert word in seen["words"]

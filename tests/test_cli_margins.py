@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from stabilitykit import cli
-from stabilitykit.cli_margins import lines
+from stabilitykit.cli.margins import lines
 from stabilitykit.measurements.margins import Margins
 from stabilitykit.report.read import read
 from stabilitykit.results.result import Result

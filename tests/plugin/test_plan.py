@@ -145,8 +145,8 @@ def test_the_suite_states_its_cost(pytester, monkeypatch):
 
 def test_the_command_offers_it(monkeypatch):
     words = []
-    monkeypatch.setattr(cli, "_wait", lambda process: 0)
-    monkeypatch.setattr(cli.subprocess, "Popen", lambda command, env: words.extend(command) or _Nothing())
+    monkeypatch.setattr(cli.run, "_wait", lambda process: 0)
+    monkeypatch.setattr(cli.run.subprocess, "Popen", lambda command, env: words.extend(command) or _Nothing())
     assert cli.main(["run", "--dry-run"]) == 0
     assert "--stability-dry-run" in words
 

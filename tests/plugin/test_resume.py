@@ -200,4 +200,4 @@ def test_another_machine_is_refused_and_nothing_is_changed(inner, stopped, ran, 
         assert ran() == []
         assert {path: path.read_bytes() for path in stopped.folder.rglob("*") if path.is_file()} == before
     monkeypatch.setenv(COMMAND, "stabilitykit run --resume")
-    assert cli._STATUS[int(inner(ENDINGS, "--stability-resume").result.ret)] == 3
+    assert cli.run._STATUS[int(inner(ENDINGS, "--stability-resume").result.ret)] == 3

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from stabilitykit import cli_devices
+from stabilitykit.cli import devices as cli_devices
 from stabilitykit.errors import TimedOutError, UnsupportedError, UsageError
 from stabilitykit.subjects import launch
 from stabilitykit.traces import devices

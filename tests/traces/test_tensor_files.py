@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stabilitykit.cli_compare import lines
+from stabilitykit.cli.compare import lines
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.traces.tensor_files import compare
 
