@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +14,13 @@ from markupsafe import Markup, escape
 
 import stabilitykit
 from stabilitykit.report import explanations
+from stabilitykit.report.packed import packed, script_source
 from stabilitykit.report.page import ROWS_SHOWN, Check, Pairs, check, pairs
 from stabilitykit.report.rows import subject_fields
 from stabilitykit.report.text import shortened, shown
 from stabilitykit.report.verdicts import VERDICTS, counts, urgency
 from stabilitykit.results.record import Record, Run
 
-# Inside a script element only these can end it or be read as markup; JSON reads the escapes as the same characters.
-_SCRIPT = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 _HEADLINE_VALUES = 3
 
 
@@ -38,6 +38,8 @@ def page(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> str:
     """Return the page; the same records give the same bytes."""
     parts = sections(run, records, slugs)
     checks = [item for part in parts for item in part.checks]
+    drawn = any(item.figures for item in checks)
+    scripts, plotly = [_script("tools.js")] + [_script("figures.js")] * drawn, _plotly() if drawn else ""
     return (
         _environment()
         .get_template("report.html.j2")
@@ -57,7 +59,9 @@ def page(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> str:
             verdicts=VERDICTS,
             glossary=explanations.GLOSSARY,
             rows_shown=ROWS_SHOWN,
-            plotly=_plotly() if any(item.figures for item in checks) else None,
+            scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own, from the package
+            plotly=packed(plotly),
+            allowed=Markup(" ".join(map(script_source, [*scripts, plotly]))),  # noqa: S704 - digests
         )
     )
 
@@ -98,9 +102,9 @@ def provenance(run: Run) -> list[tuple[str, Pairs]]:
     return [(title, found) for title, values in parts if (found := pairs(values))]
 
 
-def figure_json(figure: Mapping[str, Any]) -> Markup:
-    """Return JSON that cannot leave its script element, whatever text is in it."""
-    return Markup(json.dumps(figure, allow_nan=False, separators=(",", ":")).translate(_SCRIPT))  # noqa: S704
+def figure_data(figure: Mapping[str, Any]) -> str:
+    """Return a figure as packed JSON, which cannot leave its element whatever text is in it."""
+    return packed(json.dumps(figure, allow_nan=False, separators=(",", ":")))
 
 
 def breakable(name: str) -> Markup:
@@ -133,14 +137,18 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["figure_json"] = figure_json
+    environment.filters["figure_data"] = figure_data
     environment.filters["breakable"] = breakable
     environment.filters["whole"] = whole_numbers
     return environment
 
 
-def _plotly() -> Markup:
+def _script(name: str) -> str:
+    return importlib.resources.files("stabilitykit.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
     # Plotly is a second of imports that a page without figures does not need.
     from plotly.offline import get_plotlyjs
 
-    return Markup(get_plotlyjs())  # noqa: S704 - the library's own script, from its package
+    return str(get_plotlyjs())

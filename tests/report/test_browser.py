@@ -11,6 +11,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from stabilitykit.report import write
+from stabilitykit.report.packed import script_source
 from stabilitykit.results.record import Record, Run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,6 +50,13 @@ def test_every_figure_is_drawn_without_a_complaint(index: Path, tmp_path: Path, 
     assert f"rgb({ink})" in dom, "figures do not follow the colour scheme"
 
 
+def scripted(page: str, code: str) -> str:
+    """Return the page with a script of the test's at its end, which its policy allows as well."""
+    allowed = page.replace("script-src ", f"script-src {script_source(code)} ", 1)
+    assert allowed != page
+    return allowed.replace("</body>", f"<script>{code}</script></body>")
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("plots", [True, False], ids=["scripts", "no scripts"])
 def test_nothing_is_wider_than_the_window(index: Path, tmp_path: Path, width: int, plots: bool) -> None:
@@ -57,11 +65,96 @@ def test_nothing_is_wider_than_the_window(index: Path, tmp_path: Path, width: in
         text = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     # A frame has the width asked for, where a window has a least width of its own.
     measure = (
-        "<script>setTimeout(() => parent.document.title = 'overflow ' + "
-        "(document.documentElement.scrollWidth - document.documentElement.clientWidth), 8000)</script></body>"
+        "setTimeout(() => parent.document.title = 'overflow ' + "
+        "(document.documentElement.scrollWidth - document.documentElement.clientWidth), 8000)"
     )
-    (tmp_path / "inner.html").write_text(text.replace("</body>", measure), encoding="utf-8")
+    (tmp_path / "inner.html").write_text(scripted(text, measure), encoding="utf-8")
     outer = tmp_path / "outer.html"
     outer.write_text(f'<iframe src="inner.html" style="width:{width}px;height:900px;border:0"></iframe>')
     dom, _ = browse(outer, tmp_path / "profile", "--allow-file-access-from-files", "--window-size=1400,1000")
     assert "<title>overflow 0</title>" in dom
+
+
+STORY = """
+setTimeout(async () => {
+  const said = [];
+  const find = document.getElementById("find");
+  const visible = () => [...document.querySelectorAll("article")].filter((article) => article.offsetParent).length;
+  const listed = () => [...document.querySelectorAll("[data-of]")].filter((item) => item.offsetParent).length;
+  const type = (text) => { find.value = text; find.dispatchEvent(new Event("input")); };
+  const tell = (name, value) => said.push(`${name}=${value}`);
+  tell("all", visible());
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "/", bubbles: true, cancelable: true }));
+  tell("focus", document.activeElement.id);
+  type("RUN_to  smollm2");
+  tell("found", `${visible()}/${listed()}/${document.getElementById("found").textContent}`);
+  type("no such words");
+  const parts = [...document.querySelectorAll("main > section")].filter((part) => part.querySelector("article"));
+  tell("none", `${visible()}/${parts.filter((part) => part.offsetParent).length}`);
+  location.hash = document.querySelector("article").id;
+  await new Promise((next) => setTimeout(next, 200));
+  tell("linked", `${visible()}/${find.value}`);
+  const chip = document.querySelector("[data-show=fail]");
+  chip.click();
+  tell("without", `${visible()}/${chip.getAttribute("aria-pressed")}`);
+  find.value = "x";
+  find.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  tell("escaped", find.value === "" && visible());
+  chip.click();
+  document.querySelector("[data-fold=close]").click();
+  tell("folded", document.querySelectorAll(".fold[open]").length);
+  document.querySelector("[data-fold=open]").click();
+  tell("unfolded", document.querySelectorAll(".fold[open]").length);
+  const ink = () => getComputedStyle(document.body).color;
+  const before = ink();
+  document.querySelector("[data-theme-switch]").click();
+  tell("turned", `${before}->${ink()}`);
+  const code = document.querySelector(".again code");
+  code.nextElementSibling.click();
+  await new Promise((next) => setTimeout(next, 200));
+  tell("copied", code.nextElementSibling.textContent !== "Copy");
+  document.title = said.join("; ");
+}, 9000)
+"""
+
+
+def test_finding_filtering_folding_copying_and_turning_dark(index: Path, tmp_path: Path) -> None:
+    page = tmp_path / "story.html"
+    page.write_text(scripted(index.read_text(encoding="utf-8"), STORY), encoding="utf-8")
+    dom, log = browse(page, tmp_path / "profile", "--blink-settings=preferredColorScheme=1", "--window-size=1280,900")
+    assert "CONSOLE" not in log
+    title = re.findall("<title>(.*?)</title>", dom)[0]
+    said = dict(part.split("=", 1) for part in title.split("; "))
+    assert said == {
+        "all": "10",
+        "focus": "find",
+        "found": "1/1/1 of 10 checks",
+        "none": "0/0",
+        "linked": "10/",
+        "without": "9/false",
+        "escaped": "9",
+        "folded": "0",
+        "unfolded": "10",
+        "turned": "rgb(29, 33, 41)-&gt;rgb(232, 234, 238)",
+        "copied": "true",
+    }
+
+
+def test_without_scripts_no_tool_is_offered(index: Path, tmp_path: Path) -> None:
+    page = tmp_path / "plain.html"
+    page.write_text(
+        re.sub(r"<script>.*?</script>", "", index.read_text(encoding="utf-8"), flags=re.S), encoding="utf-8"
+    )
+    tell = "document.title = getComputedStyle(document.querySelector('.tools')).display"
+    page.write_text(scripted(page.read_text(encoding="utf-8"), tell), encoding="utf-8")
+    dom, _ = browse(page, tmp_path / "profile")
+    assert "<title>none</title>" in dom
+
+
+def test_a_planted_script_does_not_run(index: Path, tmp_path: Path) -> None:
+    page = tmp_path / "planted.html"
+    planted = "<script>document.title = 'ran'</script><img src=x onerror=\"document.title = 'ran'\"></body>"
+    page.write_text(index.read_text(encoding="utf-8").replace("</body>", planted), encoding="utf-8")
+    dom, log = browse(page, tmp_path / "profile")
+    assert "<title>ran</title>" not in dom
+    assert "Content Security Policy" in log
