@@ -15,6 +15,7 @@ from stabilitykit.plugin.fixtures import stability_choice as stability_choice
 from stabilitykit.plugin.fixtures import stability_device as stability_device
 from stabilitykit.plugin.fixtures import stability_model as stability_model
 from stabilitykit.plugin.fixtures import stability_subject as stability_subject
+from stabilitykit.plugin.github import GitHub
 
 if TYPE_CHECKING:
     from stabilitykit.settings import Settings
@@ -41,8 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[replay.REPLAY] = replay.opened(settings.replay)
     if settings.resume:
         config.stash[resume.RESUMED] = resume.opened(config, settings)
-    end = WorkerEnd if hasattr(config, "workerinput") else Collector
-    config.pluginmanager.register(end(config), "stabilitykit.plugin.records")
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(WorkerEnd(config), "stabilitykit.plugin.records")
+        return
+    collector = Collector(config)
+    config.pluginmanager.register(collector, "stabilitykit.plugin.records")
+    if GitHub.wanted():
+        config.pluginmanager.register(GitHub(config, collector), "stabilitykit.plugin.github")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

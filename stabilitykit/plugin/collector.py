@@ -128,6 +128,21 @@ class Collector:
 
         return distinct([Record.from_dict(json.loads(text)) for text in self.texts])
 
+    def run(self) -> Run:
+        """Return the provenance of what is collected."""
+        from stabilitykit.results.record import Run
+
+        first = min(self.environments) if self.environments else ""
+        text = self.environments[first] if first else environment_json(self.config)
+        return Run(
+            run_id=self.run_id,
+            started=self.started,
+            command=self._command(),
+            settings=self.settings.to_dict(),
+            environment=json.loads(text),
+            notes=tuple(self.notes),
+        )
+
     def _keep(self, text: str, *, journaled: bool = False) -> None:
         self.texts.append(text)
         if journaled:
@@ -165,24 +180,10 @@ class Collector:
         from stabilitykit.report import write
 
         try:
-            self.index = write(self._run(), self.records(), folder)
+            self.index = write(self.run(), self.records(), folder)
         except OSError as error:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
             self.notes.append(f"stability report not written to {folder}: {error}; {folder / 'journal.jsonl'} has all")
-
-    def _run(self) -> Run:
-        from stabilitykit.results.record import Run
-
-        first = min(self.environments) if self.environments else ""
-        text = self.environments[first] if first else environment_json(self.config)
-        return Run(
-            run_id=self.run_id,
-            started=self.started,
-            command=self._command(),
-            settings=self.settings.to_dict(),
-            environment=json.loads(text),
-            notes=tuple(self.notes),
-        )
 
 
 class WorkerEnd:
