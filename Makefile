@@ -32,7 +32,7 @@ report: setup
 	@echo "Report: $(REPORT)/index.html"
 
 test: setup
-	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile $(ARGS)
+	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -64,7 +64,7 @@ def test_what_never_flips_is_refused():
         sk.flip_pair(subject)
 
 
-@pytest.mark.parametrize(("path", "batch"), [("prefill", 1), ("decode", 1), ("decode", 8)])
+@pytest.mark.parametrize(("path", "batch"), [("prefill", 1), ("decode", 8)])
 def test_a_fresh_process_sees_the_flip(tiny, tmp_path, path, batch):
     """Two files, no stabilitykit: both tokens, the coordinate in decimal and bits, exit 0."""
     loaded, folder = tiny
@@ -151,7 +151,6 @@ def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("dtype", "prompt"),
     [
-        ("float32", "The capital of France is"),
         ("float32", "def add(a, b):\n    return"),
         ("bfloat16", "The capital of France is"),
     ],

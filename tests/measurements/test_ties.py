@@ -287,7 +287,7 @@ def test_the_study_asked_for_five_directions_and_two_thousand_steps():
 def test_smollm2_chatters_where_the_function_crosses_once():
     """Around the tie of Paris and the, float32 changes its mind many times, true float64 once."""
     subject = sk.CausalLMSubject(sk.load("smollm2"), "The capital of France is", path="decode", batch=8, site="logits")
-    result = sk.measure(sk.FlipScan(directions=("v1",), points=24, cells=8), subject)
+    result = sk.measure(sk.FlipScan(directions=("v1",), points=10, cells=8), subject)
     assert value(result, "true_sign_changes") == 1
     assert value(result, "sign_changes") > 1
     assert value(result, "third_tokens") == 0
