@@ -44,9 +44,10 @@ class TestLog:
         self._last = ""
 
     def check_id(self, name: str) -> str:
-        """Return `name[parameters]`, or `name[test name]` without parameters: no path is in it."""
-        callspec = getattr(self.item, "callspec", None)
-        return f"{name}[{callspec.id if callspec else self.item.name}]"
+        """Return `name[class-parameters]`, or `name[test name]` where there is neither: no path is in it."""
+        parts = [getattr(self.item, "cls", None), getattr(self.item, "callspec", None)]
+        known = [getattr(part, "__name__", None) or part.id for part in parts if part is not None]
+        return f"{name}[{'-'.join(known) or self.item.name}]"
 
     def file(self, record: Record, trials: Sequence[Trial] = ()) -> None:
         """Add a record, merged with what this test has already measured of the same kind; its directions are trials."""
