@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import facade, fixtures, hookspecs, options, plan, recorder, replay, resume, suite, testlog
+from stabilitykit.plugin import (
+    facade,
+    fixtures,
+    held,
+    hookspecs,
+    keep,
+    options,
+    plan,
+    recorder,
+    replay,
+    rerun,
+    resume,
+    suite,
+    testlog,
+)
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
@@ -39,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
         suite.use(config)
     if settings.replay:
         config.stash[replay.REPLAY] = replay.opened(settings.replay)
+    config.stash[held.HELD] = held.opened(settings)
+    if not hasattr(config, "workerinput"):
+        config.stash[keep.SAVED] = keep.opened(settings)
     if settings.resume:
         config.stash[resume.RESUMED] = resume.opened(config, settings)
     end = WorkerEnd if hasattr(config, "workerinput") else Collector
@@ -102,6 +119,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         if item.config.stash[options.SETTINGS].dry_run:
             pytest.skip(plan.SKIPPED)
         testlog.confirm(item)
+        held.judge(testlog.log_of(item), rerun.rerun)
 
 
 @pytest.hookimpl(tryfirst=True)

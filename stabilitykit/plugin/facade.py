@@ -11,6 +11,7 @@ import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
 from stabilitykit.plugin import generations, plan, resume
+from stabilitykit.plugin.held import HELD, names
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.replay import REPLAY
@@ -92,13 +93,17 @@ class Stability:
     def examples(self, check: str, dim: int, argument: str = "direction") -> Callable[[Test], Test]:
         """Return a decorator for a test under `@given`: it first gets the worst directions that a former run recorded.
 
-        They are those of this test's check of that name in the folder of `--stability-replay`, and none without the
-        option. `dim` is the subject's number of coordinates, `argument` what the test calls its direction.
+        They are those of this test's check of that name in the folder of `--stability-replay` and in the baseline, and
+        none without these options. `dim` is the subject's number of coordinates, `argument` what the test calls its
+        direction.
         """
         from stabilitykit.strategies import replaying
 
-        replay = self._config.stash.get(REPLAY, None)
-        recorded = replay.directions(current(self._config).check_id(check), dim) if replay else []
+        log, recorded = current(self._config), []
+        if replay := self._config.stash.get(REPLAY, None):
+            recorded += replay.directions(log.check_id(check), dim)
+        if held := self._config.stash.get(HELD, None):
+            recorded += held.directions(names(log.item, log.check_id(check)), dim)
         return replaying(recorded, argument)
 
     def subject(
