@@ -23,9 +23,7 @@ def asked(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, Any]:
             raise UsageError(f"{name} works on a baseline; name it with baseline")
     save, baseline = (place(raw[name].strip(), roots[name]) if raw[name] else None for name in ("save", "baseline"))
     if save is not None and save == baseline:
-        raise UsageError(
-            f"save {raw['save']!r} is compared with as the baseline; update it, or save another"
-        )
+        raise UsageError(f"save {raw['save']!r} is compared with as the baseline; update it, or save another")
     if raw["update"] and raw["update"] not in UPDATES:
         raise UsageError(f"update {raw['update']!r} is none of {', '.join(UPDATES)}")
     return {

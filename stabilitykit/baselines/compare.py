@@ -17,7 +17,7 @@ Change = tuple[str, Any, Any]
 """A field, its value then, its value now."""
 
 Along = Mapping[str, Mapping[str, float]]
-"""What was measured now along the recorded directions: direction -> reading -> value."""
+"""What was measured now along the recorded directions: digest of the direction -> reading -> value."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _readings(now: Entry, then: Entry, rules: Sequence[Tolerance]) -> list[Drift
 def _along(now: Entry, then: Entry, rules: Sequence[Tolerance], along: Along) -> list[Drift]:
     found = []
     for course in then.courses:
-        measured = along.get(course.direction, {})
+        measured = along.get(course.digest, {})
         for name, value in course.readings.items():
             side = then.readings[name] if name in then.readings else Kept(value, "", "neither")
             kept = Kept(value, side.unit, side.better)

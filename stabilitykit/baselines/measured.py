@@ -31,7 +31,7 @@ def entry_of(record: Record, check: str = "") -> Entry | None:
     if result is None or result.verdict == "not-distinct":
         return None
     identity, context = (_facts(result.environment, kind) for kind in ("identity", "context"))
-    courses = tuple(_course(entry) for entry in record.recipes if entry["readings"])
+    searched = [entry for entry in record.recipes if entry["readings"]] if _drawn(result) else []
     return Entry(
         check=check or record.check_id,
         asked=_asked(result),
@@ -39,8 +39,8 @@ def entry_of(record: Record, check: str = "") -> Entry | None:
         weights=str(result.environment.get("weight_digest") or result.subject.get("model_digest") or ""),
         setting=Setting(identity, context),
         readings={name: _kept(reading) for name, reading in result.readings.items() if is_number(reading.value)},
-        courses=courses,
-        bits=_bits(record),
+        courses=tuple(_course(entry) for entry in searched),
+        bits=_bits(record) if searched else {},
     )
 
 
@@ -62,13 +62,18 @@ def _asked(result: Result) -> dict[str, Any]:
     Of several subjects as one, which is the worst may change, so their names stand for all of them. A direction that a
     search drew is an answer, and no part of the question.
     """
-    drawn = {name for name, value in result.parameters.items() if _DRAWN.match(str(value))}
+    drawn = _drawn(result)
     parameters = {name: value for name, value in result.parameters.items() if name not in drawn}
     asked: dict[str, Any] = {"measurement": result.measurement, "parameters": to_plain(parameters)}
     if any("subject" in reading.place for reading in result.readings.values()):
         names = dict.fromkeys(str(row["subject"]) for row in result.rows if "subject" in row)
         return {**asked, "dtype": result.subject.get("dtype"), "subjects": list(names)}
     return {**asked, **{key: to_plain(result.subject[key]) for key in _ASKED if result.subject.get(key) is not None}}
+
+
+def _drawn(result: Result) -> set[str]:
+    """Return the parameters that are one recipe; a list of them is given, and the worst of a list one answer."""
+    return {name for name, value in result.parameters.items() if _DRAWN.match(str(value))}
 
 
 def _kept(reading: Reading) -> Kept:

@@ -45,7 +45,7 @@ def render(entries: Iterable[Entry]) -> str:
 
 def parse(text: str, name: str) -> dict[Key, Entry]:
     """Return the entries of a file's text; UnreadableError, with the line, for anything that was not written here."""
-    lines = text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     found = [_checked(line, f"{name}, line {number}") for number, line in enumerate(lines, 1)]
     _header(found[0], name)
     if "end" not in found[-1]:

@@ -14,11 +14,11 @@ from stabilitykit.results.drift import ulps
 from stabilitykit.results.limit import names
 
 _RULE = re.compile(r"\s*([\w*?\[\]/:.@-]+)\.([\w*?]+)\s*:\s*(\S+)\s*")
-_NUMBER = r"(\d+\.?\d*(?:[eE][-+]?\d{1,3})?)"
+_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,3})?)"
 _FORMS: tuple[tuple[Literal["percent", "ratio", "ulp", "absolute"], re.Pattern[str]], ...] = (
     ("percent", re.compile(_NUMBER + "%")),
     ("ratio", re.compile("x" + _NUMBER)),
-    ("ulp", re.compile(r"(\d+)ulp")),
+    ("ulp", re.compile(r"([0-9]+)ulp")),
     ("absolute", re.compile(_NUMBER)),
 )
 _FORM = "is not CHECK.METRIC: TOLERANCE with 5%, 0.01, x1.5, 4ulp or any, for example 'first_change.radius: 5%'"
@@ -28,8 +28,8 @@ _FORM = "is not CHECK.METRIC: TOLERANCE with 5%, 0.01, x1.5, 4ulp or any, for ex
 class Tolerance:
     """One `--stability-compare-fail`: a glob on check ids, a glob on metrics, and how much worse is no failure.
 
-    It bounds a change for the worse, and a change either way where neither side is better. `amount` is exact: what is
-    typed in decimal is compared in decimal.
+    It bounds a change for the worse, and a change either way where neither side is better. The bounds are worked out
+    in fractions and rounded once: of 2.0 and 5 % the last number allowed is the float 1.9.
     """
 
     check: str
@@ -69,14 +69,24 @@ class Tolerance:
             return True
         if not (math.isfinite(now) and math.isfinite(then)):
             return now == then
-        a, b = Fraction(now), Fraction(then)
-        if self.kind == "percent":
-            return abs(a - b) <= self.amount / 100 * abs(b)
-        if self.kind == "ratio":
-            return a == b or (a * b > 0 and max(abs(a), abs(b)) <= self.amount * min(abs(a), abs(b)))
         if self.kind == "ulp" and not unit.startswith("ULP"):
             return ulps(now, then) <= self.amount
-        return abs(a - b) <= self.amount  # of a number of ULP, that many more are as many ULP
+        low, high = sorted(self._bounds(Fraction(then)))
+        return _rounded(low) <= now <= _rounded(high)
+
+    def _bounds(self, then: Fraction) -> tuple[Fraction, Fraction]:
+        if self.kind == "ratio":
+            return then / self.amount, then * self.amount
+        # Of a number that counts ULP, that many more are as many ULP.
+        step = self.amount / 100 * abs(then) if self.kind == "percent" else self.amount
+        return then - step, then + step
+
+
+def _rounded(bound: Fraction) -> float:
+    try:
+        return float(bound)
+    except OverflowError:
+        return math.inf if bound > 0 else -math.inf
 
 
 def chosen(rules: Sequence[Tolerance], check: str, metric: str) -> Tolerance | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +15,8 @@ from stabilitykit.plugin.options import SETTINGS
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.compare import Comparison
-    from stabilitykit.baselines.entry import Entry
-    from stabilitykit.measurements.base import Measurement
+    from stabilitykit.baselines.entry import Course, Entry
+    from stabilitykit.plugin.recipes import Trial
     from stabilitykit.plugin.testlog import TestLog
     from stabilitykit.results.result import Result
     from stabilitykit.settings import Settings
@@ -26,7 +26,6 @@ JUDGED = ("pass", "measured", "differs")
 """Verdicts that a baseline has a say in: whatever failed on its own stays as it is."""
 
 _UNCOMPARED = {"new": "new", "elsewhere": "incomparable", "other question": "incomparable"}
-_REPLACED = ("drifted", "foreign", "other question", "better")
 
 
 class Held:
@@ -35,7 +34,6 @@ class Held:
     def __init__(self, baseline: Baseline, settings: Settings) -> None:
         self.baseline = baseline
         self.settings = settings
-        self._courses: dict[Recorded, str] = {}
 
     def directions(self, check_ids: list[str], dim: int) -> list[Recorded]:
         """Return the recorded directions of a check, to be measured again before any are drawn.
@@ -49,19 +47,15 @@ class Held:
                     f"{course.direction} of {entry.check} in {self.baseline.path} has {course.recipe.get('dim')} "
                     f"coordinates and the input has {dim}; compare with the baseline of this model"
                 )
-        recorded = {_recorded(course, entry): course.direction for course, entry in found.values()}
-        self._courses |= recorded
-        return list(recorded)
+        return [_recorded(course, entry) for course, entry in found.values()]
 
-    def note(self, log: TestLog, check_id: str, measurement: Measurement[Any], result: Result) -> None:
-        """Remember what was measured along a recorded direction."""
-        from stabilitykit.strategies.recorded import Recorded
-
-        for item in fields(measurement):
-            value = getattr(measurement, item.name)
-            if isinstance(value, Recorded) and value in self._courses:
+    def note(self, log: TestLog, check_id: str, tried: Sequence[Trial], result: Result) -> None:
+        """Remember what was measured along a direction that the baseline has readings along: the same bits."""
+        known = {course.digest for entry in self._of(names(log.item, check_id)) for course in entry.courses}
+        for trial in tried:
+            if trial.entry["digest"] in known:
                 measured = {name: float(reading.value) for name, reading in result.readings.items()}
-                log.along.setdefault(check_id, {})[self._courses[value]] = measured
+                log.along.setdefault(check_id, {})[trial.entry["digest"]] = measured
 
     def judge(self, log: TestLog, rerun: Callable[[pytest.Item], str]) -> None:
         """Compare what the test measured: StabilityFailure where it has drifted, or had to be there and is not."""
@@ -114,7 +108,7 @@ class Held:
         from stabilitykit.results.failure import render_drift
 
         accept = f"Accept: --stability-baseline={shlex.quote(str(self.baseline.path))} --stability-update=all"
-        return render_drift(result, found.drifts, str(self.baseline.path), explanation(found.changes), (rerun, accept))
+        return render_drift(result, found.drifts, explanation(found.changes), (rerun, accept))
 
     def _of(self, check_ids: list[str]) -> list[Entry]:
         return next((found for check_id in check_ids if (found := self.baseline.of(check_id))), [])
@@ -161,7 +155,7 @@ def _plain(found: Comparison) -> dict[str, Any]:
     return {"status": found.status, "readings": told, "changes": [list(change) for change in found.changes]}
 
 
-def _recorded(course: Any, entry: Entry) -> Recorded:
+def _recorded(course: Course, entry: Entry) -> Recorded:
     import torch
 
     from stabilitykit.strategies.recorded import Recorded

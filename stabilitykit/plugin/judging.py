@@ -45,7 +45,7 @@ def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result
     replay = log.item.config.stash.get(REPLAY, None)
     replays = replay.compared(measurement, result) if replay else ()
     if held := log.item.config.stash.get(HELD, None):
-        held.note(log, check_id, measurement, result)
+        held.note(log, check_id, tried, result)
     if any(one["promised"] and not one["same"] for one in replays) and result.verdict in ("pass", "measured"):
         result = replace(result, verdict="differs", sentence=f"{result.sentence} {_CHANGED}")
     record = Record(

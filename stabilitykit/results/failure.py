@@ -91,11 +91,10 @@ def _listed(causes: Sequence[str]) -> str:
 def render_drift(
     result: Result,
     drifts: Sequence[Drift],
-    baseline: str,
     explanation: str,
     commands: Sequence[str] = (),
 ) -> str:
-    """Return the message of a broken baseline: as `render`, with what was there before and what else is different."""
+    """Return the message of a broken baseline: as `render`, with what was there before and what else has changed."""
     below = [[explanation], list(commands)]
     room = _LINES - 2 - sum(1 + len(block) for block in below if block)
     moved = [drift for drift in drifts if drift.kind != "same"]
@@ -103,7 +102,7 @@ def render_drift(
     more = sum(drift.broken for drift in moved) - 1
     told = (
         f"{result.title}: {_name(first)} {_now(first)} {_VERBS[first.kind]} its baseline {_exact(first, first.then)}"
-        f"{f' (and {more} more)' if more else ''} on {describe(result.subject)}; {baseline}"
+        f"{f' (and {more} more)' if more else ''} on {describe(result.subject)}"
     )
     blocks = [[told], _drift_table(sorted(moved, key=lambda drift: not drift.broken), room), *below]
     return "\n\n".join("\n".join(block) for block in blocks if block)

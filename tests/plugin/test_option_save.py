@@ -20,7 +20,11 @@ def test_the_measured_are_kept_with_their_bits(either, pytester):
     found = read(path)
     assert [check for check, _ in found.entries] == ["toy_drift[1.0]", "toy_drift[2.0]"]
     (entry,) = found.of("toy_drift[2.0]")
-    assert {name: kept.value for name, kept in entry.readings.items()} == {"cells": 14.0, "max_ulp": 2.0, "radius": 98.0}
+    assert {name: kept.value for name, kept in entry.readings.items()} == {
+        "cells": 14.0,
+        "max_ulp": 2.0,
+        "radius": 98.0,
+    }
     assert entry.readings["radius"].better == "higher"
     assert entry.asked["parameters"]["drift"] == 2.0
     assert entry.model == {"hidden_size": 3, "name": "toy"}
@@ -61,7 +65,9 @@ def test_sound(stability):
 def test_what_failed_or_gave_no_number_is_not_kept(inner, pytester):
     run = inner(UNMEASURED, "--stability-save=main")
     run.result.assert_outcomes(passed=1, failed=3, skipped=1)
-    assert [check for check, _ in read(pytester.path / ".stability" / "main.jsonl").entries] == ["toy_drift[test_sound]"]
+    assert [check for check, _ in read(pytester.path / ".stability" / "main.jsonl").entries] == [
+        "toy_drift[test_sound]"
+    ]
 
 
 def test_a_dead_worker_leaves_no_entry(inner, pytester):
@@ -82,12 +88,15 @@ def test_a_file_that_is_none_is_not_overwritten(inner, pytester):
 
 
 def test_of_two_runs_the_one_that_ends_last_does_not_overwrite_the_other(inner, pytester):
-    source = DRIFT + """
+    source = (
+        DRIFT
+        + """
 def test_meanwhile():
     from pathlib import Path
     Path(".stability").mkdir()
     Path(".stability/main.jsonl").write_text("another run was here")
 """
+    )
     run = inner(source, "--stability-save=main")
     assert run.result.ret == pytest.ExitCode.INTERNAL_ERROR
     assert "has changed since this run began, so it was not written" in run.text
