@@ -83,7 +83,8 @@ def _flat(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _readings(now: Entry, then: Entry, rules: Sequence[Tolerance]) -> list[Drift]:
-    return [_drift(now.check, name, now.readings.get(name), kept, rules) for name, kept in then.readings.items()]
+    names = [*(name for name in now.readings if name in then.readings), *sorted(set(then.readings) - set(now.readings))]
+    return [_drift(now.check, name, now.readings.get(name), then.readings[name], rules) for name in names]
 
 
 def _along(now: Entry, then: Entry, rules: Sequence[Tolerance], along: Along) -> list[Drift]:

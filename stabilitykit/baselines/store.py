@@ -29,6 +29,12 @@ class Baseline:
     entries: Mapping[Key, Entry] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """The path as one would type it here."""
+        here = Path.cwd()
+        return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
+
+    @property
     def exists(self) -> bool:
         """Whether there was a file."""
         return bool(self.digest)

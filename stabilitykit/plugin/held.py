@@ -44,7 +44,7 @@ class Held:
         for course, entry in found.values():
             if course.recipe.get("dim") != dim:
                 raise IncomparableError(
-                    f"{course.direction} of {entry.check} in {self.baseline.path} has {course.recipe.get('dim')} "
+                    f"{course.direction} of {entry.check} in {self.baseline.name} has {course.recipe.get('dim')} "
                     f"coordinates and the input has {dim}; compare with the baseline of this model"
                 )
         return [_recorded(course, entry) for course, entry in found.values()]
@@ -77,14 +77,14 @@ class Held:
             return None
         found = compare(now, self._of(names(log.item, check_id)), self.settings.compare_fail, log.along.get(check_id))
         log.records[check_id] = replace(record, baseline=_plain(found), gate=record.gate or found.compared)
-        told = sentence(found, str(self.baseline.path))
+        told = sentence(found, self.baseline.name)
         if self._fails(found):
             again = rerun(log.item)
             message = self._drift(found, record.result, again) if found.broken else f"{check_id}: {told}\n\n{again}"
             log.judge(check_id, "fail", message)
             return StabilityFailure(message, replace(record.result, check_id=check_id.split("[", 1)[0]))
         if found.broken:
-            told = f"not held to {self.baseline.path}, which is updated"
+            told = f"not held to {self.baseline.name}, which is updated"
         log.judge(check_id, self._verdict(found, record.verdict), told)
         return None
 
@@ -107,7 +107,7 @@ class Held:
         from stabilitykit.baselines.words import explanation
         from stabilitykit.results.failure import render_drift
 
-        accept = f"Accept: --stability-baseline={shlex.quote(str(self.baseline.path))} --stability-update=all"
+        accept = f"Accept: --stability-baseline={shlex.quote(self.baseline.name)} --stability-update=all"
         return render_drift(result, found.drifts, explanation(found.changes), (rerun, accept))
 
     def _of(self, check_ids: list[str]) -> list[Entry]:
@@ -124,7 +124,7 @@ def opened(settings: Settings) -> Held | None:
         raise pytest.UsageError(f"--stability-baseline: {error}") from None
     if settings.require_baseline and not found.exists and not settings.update:
         raise pytest.UsageError(
-            f"--stability-require-baseline: there is no {settings.baseline}; write it with --stability-update=new"
+            f"--stability-require-baseline: there is no {found.name}; write it with --stability-update=new"
         )
     return Held(found, settings)
 

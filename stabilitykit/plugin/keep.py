@@ -63,7 +63,7 @@ def _written(baseline: Baseline, records: Iterable[Record]) -> str:
     )
     write(baseline, {**entries, **{entry.key: entry for entry in found}}.values())
     told = ", ".join(f"{counts[word]} {word}" for word in ("added", "changed", "as they were") if counts[word])
-    return f"baseline written: {baseline.path} ({told or 'nothing to add'})"
+    return f"baseline written: {baseline.name} ({told or 'nothing to add'})"
 
 
 def _entry(record: Record) -> Entry | None:
@@ -87,8 +87,8 @@ def _compared(baseline: Baseline, settings: Settings, records: Sequence[Record])
         if form := _NOTES.get(status):
             mode = "all" if status in ("better", "other question") else "new"
             act = "" if settings.update in ("all", mode) else f"; --stability-update {mode} writes what was measured"
-            notes.append(form.format(path=baseline.path, checks=_few(checks), reason=reason, act=act))
-    return [*notes, *_stale(baseline, records)]
+            notes.append(form.format(path=baseline.name, checks=_few(checks), reason=reason, act=act))
+    return [*notes, *_idle(settings, records), *_stale(baseline, records)]
 
 
 _NOTES = {
@@ -97,6 +97,13 @@ _NOTES = {
     "other question": "not compared with {path}, which has the answer to another question ({reason}): {checks}{act}",
     "better": "better than {path}: {checks}{act}",
 }
+
+
+def _idle(settings: Settings, records: Sequence[Record]) -> list[str]:
+    """Name the tolerances that met no reading: a typo there would hold a check more strictly than was meant."""
+    met = [(one.check_id, name) for one in records if one.result is not None for name in one.result.readings]
+    idle = [rule for rule in settings.compare_fail if not any(rule.applies(check, name) for check, name in met)]
+    return [f"--stability-compare-fail {rule} met no reading of this run" for rule in idle]
 
 
 def _stale(baseline: Baseline, records: Sequence[Record]) -> list[str]:
@@ -110,8 +117,8 @@ def _stale(baseline: Baseline, records: Sequence[Record]) -> list[str]:
     if not stale:
         return []
     return [
-        f"stale in {baseline.path}, unless left out on purpose: {_few(stale)} of {len(own)} met no check of this run; "
-        f"stabilitykit baseline prune {baseline.path} CHECK removes them"
+        f"stale in {baseline.name}, unless left out on purpose: {_few(stale)} of {len(own)} met no check of this run; "
+        f"stabilitykit baseline prune {baseline.name} CHECK removes them"
     ]
 
 

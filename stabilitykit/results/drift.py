@@ -43,7 +43,7 @@ class Drift:
         if not (math.isfinite(self.now) and math.isfinite(self.then) and self.then):
             return "moved"
         relative = (self.now - self.then) / abs(self.then)
-        return f"{relative:+.3g} of it" if abs(relative) >= 1e-9 else f"{ulps(self.then, self.now)} float64 ULP"
+        return f"{100 * relative:+.3g} %" if abs(relative) >= 1e-9 else f"{ulps(self.then, self.now)} float64 ULP"
 
 
 def ulps(a: float, b: float) -> int:
