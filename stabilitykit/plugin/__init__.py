@@ -112,6 +112,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Fail a test that leaves one of torch's global settings changed, or whose search found what does not repeat."""
+    __tracebackhide__ = True  # what a baseline is broken by is not to be read off this hook
     if not testlog.uses_stability(item):
         return (yield)
     with testlog.log_of(item).watch.around(), testlog.naming(item):

@@ -131,7 +131,6 @@ def opened(settings: Settings) -> Held | None:
 
 def judge(log: TestLog, rerun: Callable[[pytest.Item], str]) -> None:
     """Hold what a test measured to the run's baseline, if there is one and the test was not taken over."""
-    __tracebackhide__ = True
     held = log.item.config.stash.get(HELD, None)
     if held and log.records and not log.taken and not log.item.config.stash[SETTINGS].dry_run:
         held.judge(log, rerun)

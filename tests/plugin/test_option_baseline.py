@@ -62,7 +62,7 @@ def test_a_drift_fails_the_right_test_and_says_what_moved(moved):
         'Rerun:  pytest "test_inner.py::test_moved" --stability-baseline=main',
         "Accept: --stability-baseline=.stability/main.jsonl --stability-update=all",
     ]
-    assert "E   stabilitykit.StabilityFailure: ToyMoved(): max_ulp 4 is worse than its baseline 3" in run.text
+    assert "  stabilitykit.StabilityFailure: ToyMoved(): max_ulp 4 is worse than its baseline 3" in run.text
 
 
 def test_what_got_better_passes_and_is_said(moved):
