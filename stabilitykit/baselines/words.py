@@ -35,7 +35,7 @@ def sentence(found: Comparison, name: str) -> str:
 def improved(found: Comparison) -> str:
     """Return the readings that are better, with both values."""
     better = [drift for drift in found.drifts if drift.kind == "better"]
-    return _few([f"{drift.name} {drift.now:.6g}, was {drift.then:.6g}" for drift in better])
+    return _few([f"{drift.label} {drift.now:.6g}, was {drift.then:.6g}" for drift in better])
 
 
 def explanation(changes: Sequence[Change]) -> str:

@@ -144,7 +144,7 @@ def names(item: pytest.Item, check_id: str) -> list[str]:
 
 def _plain(found: Comparison) -> dict[str, Any]:
     told = {
-        f"{drift.name} along {drift.place}" if drift.place else drift.name: {
+        drift.label: {
             "then": drift.then,
             "allowed": drift.allowed,
             "kind": drift.kind,

@@ -29,6 +29,11 @@ class Drift:
     place: str = ""
 
     @property
+    def label(self) -> str:
+        """The reading, with the direction it is along if there is one."""
+        return f"{self.name} along {self.place}" if self.place else self.name
+
+    @property
     def broken(self) -> bool:
         """Whether the baseline is broken."""
         return self.kind in BROKEN

@@ -101,7 +101,7 @@ def render_drift(
     first = next(drift for drift in moved if drift.broken)
     more = sum(drift.broken for drift in moved) - 1
     told = (
-        f"{result.title}: {_name(first)} {_now(first)} {_VERBS[first.kind]} its baseline {_exact(first, first.then)}"
+        f"{result.title}: {first.label} {_now(first)} {_VERBS[first.kind]} its baseline {_exact(first, first.then)}"
         f"{f' (and {more} more)' if more else ''} on {describe(result.subject)}"
     )
     blocks = [[told], _drift_table(sorted(moved, key=lambda drift: not drift.broken), room), *below]
@@ -116,7 +116,7 @@ def _drift_table(moved: Sequence[Drift], room: int) -> list[str]:
     shown = moved if len(moved) <= room - 1 else moved[: max(room - 2, 1)]
     rows = [("", "metric", "observed", "baseline", "allowed", "change", "unit")]
     rows += [
-        (drift.kind, _name(drift), _now(drift), _exact(drift, drift.then), drift.allowed, drift.change, drift.unit)
+        (drift.kind, drift.label, _now(drift), _exact(drift, drift.then), drift.allowed, drift.change, drift.unit)
         for drift in shown
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
@@ -126,10 +126,6 @@ def _drift_table(moved: Sequence[Drift], room: int) -> list[str]:
         placed = [f"{cell:{side}{width}}" for cell, side, width in zip(cells, left, widths, strict=True)]
         lines.append(f"  {'  '.join([*placed, unit])}".rstrip())
     return lines if shown is moved else [*lines, f"  and {len(moved) - len(shown)} more readings that moved"]
-
-
-def _name(drift: Drift) -> str:
-    return f"{drift.name} along {drift.place}" if drift.place else drift.name
 
 
 def _now(drift: Drift) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from oracles.kept import ELSEWHERE, made
 
 from stabilitykit.baselines import store
 from stabilitykit.baselines.store import place, read, write
@@ -35,40 +36,40 @@ def test_what_is_not_there_is_an_empty_baseline(tmp_path):
     assert (found.exists, found.entries, found.of("toy[a]")) == (False, {}, [])
 
 
-def test_entries_of_several_environments_lie_side_by_side(tmp_path, entry, elsewhere):
+def test_entries_of_several_environments_lie_side_by_side(tmp_path):
     path = tmp_path / "deep" / "main.jsonl"
-    written = write(read(path), [entry(), entry(setting=elsewhere), entry("toy[b]")])
+    written = write(read(path), [made(), made(setting=ELSEWHERE), made("toy[b]")])
     assert read(path) == written
     assert len(read(path).of("toy[a]")) == 2
 
 
-def test_nothing_is_written_where_nothing_changed(tmp_path, entry):
+def test_nothing_is_written_where_nothing_changed(tmp_path):
     path = tmp_path / "main.jsonl"
-    write(read(path), [entry()])
+    write(read(path), [made()])
     os.utime(path, (1, 1))
-    write(read(path), [entry()])
+    write(read(path), [made()])
     assert path.stat().st_mtime == 1
-    write(read(path), [entry(radius=1.0)])
+    write(read(path), [made(radius=1.0)])
     assert path.stat().st_mtime > 1
 
 
-def test_a_file_that_changed_meanwhile_is_not_overwritten(tmp_path, entry):
+def test_a_file_that_changed_meanwhile_is_not_overwritten(tmp_path):
     path = tmp_path / "main.jsonl"
     early = read(path)
-    write(early, [entry()])
+    write(early, [made()])
     content = path.read_bytes()
     with pytest.raises(IncomparableError, match="has changed since this run began, so it was not written"):
-        write(early, [entry(radius=1.0)])
+        write(early, [made(radius=1.0)])
     assert path.read_bytes() == content
     path.unlink()
     with pytest.raises(IncomparableError, match="has changed since"):
-        write(store.Baseline(path, "1" * 64), [entry()])
+        write(store.Baseline(path, "1" * 64), [made()])
     assert not path.exists()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, entry, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "main.jsonl"
-    former = write(read(path), [entry()])
+    former = write(read(path), [made()])
     content = path.read_bytes()
 
     def full(*_):
@@ -76,7 +77,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, entry
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write(former, [entry(radius=1.0)])
+        write(former, [made(radius=1.0)])
     assert path.read_bytes() == content
     assert [name.name for name in tmp_path.iterdir() if name.suffix != ".lock"] == ["main.jsonl"]
 

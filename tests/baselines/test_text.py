@@ -7,6 +7,7 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles.kept import ELSEWHERE, HERE, course, made
 
 from stabilitykit.baselines.entry import Course, Entry, Kept, Setting
 from stabilitykit.baselines.text import FORMAT, parse, render
@@ -75,9 +76,9 @@ def test_what_is_written_is_read_back_bit_for_bit(entries):
 
 
 @pytest.fixture
-def text(entry, elsewhere, course):
-    searched = entry("searched[b]", courses=(course(),), bits={"d" * 8: bytes(range(24))})
-    return render([searched, entry(), entry(setting=elsewhere)])
+def text():
+    searched = made("searched[b]", courses=(course(),), bits={"d" * 8: bytes(range(24))})
+    return render([searched, made(), made(setting=ELSEWHERE)])
 
 
 def test_it_reviews_well(text):
@@ -112,8 +113,8 @@ def test_windows_line_ends_are_read(text):
     assert parse(text.replace("\n", "\r\n"), "b") == parse(text, "b")
 
 
-def test_lines_merged_by_git_from_two_branches_are_read(entry, elsewhere):
-    ours, theirs = (render([entry(setting=setting)]).splitlines() for setting in (entry().setting, elsewhere))
+def test_lines_merged_by_git_from_two_branches_are_read():
+    ours, theirs = (render([made(setting=setting)]).splitlines() for setting in (HERE, ELSEWHERE))
     merged = [ours[0], *ours[1:-1], *theirs[1:-1], ours[-1]]
     assert len(parse("\n".join(merged) + "\n", "b")) == 2
 
