@@ -56,7 +56,7 @@ def compare(
     if here is None:
         nearest = min(held, key=lambda then: len(changed(then.setting.identity, now.setting.identity)))
         return Comparison("elsewhere", nearest, changes=changed(nearest.setting.identity, now.setting.identity))
-    if moved := changed(_flat(here.asked), _flat(now.asked)):
+    if moved := changed({**_flat(here.asked), **here.named}, {**_flat(now.asked), **now.named}):
         return Comparison("other question", here, changes=moved)
     drifts = _along(now, here, rules, along or {}) if here.courses else _readings(now, here, rules)
     drifts = _followed(drifts)

@@ -106,7 +106,8 @@ class Key(NamedTuple):
 class Entry:
     """One check as it was: the question (`asked`), the model but for its weights, the weights' digest, the readings.
 
-    `bits` are the vectors, (H,) float64 as little-endian bytes, of the courses whose recipe alone does not give them.
+    `named` is the digest of a direction that the question names, such as "v1". `bits` are the vectors, (H,) float64 as
+    little-endian bytes, of these and of the courses whose recipe alone does not give them.
     """
 
     check: str
@@ -116,6 +117,7 @@ class Entry:
     setting: Setting
     readings: Mapping[str, Kept]
     courses: tuple[Course, ...] = ()
+    named: Mapping[str, str] = field(default_factory=dict)
     bits: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
@@ -133,14 +135,18 @@ class Entry:
             "setting": self.setting.key,
             "readings": {name: kept.to_plain() for name, kept in self.readings.items()},
         }
-        return {**plain, "courses": [course.to_plain() for course in self.courses]} if self.courses else plain
+        more = {"courses": [course.to_plain() for course in self.courses], "named": dict(self.named)}
+        return {**plain, **{name: value for name, value in more.items() if value}}
 
     @classmethod
     def from_plain(cls, fields: Fields, settings: Mapping[str, Setting], bits: Mapping[str, bytes]) -> Entry:
         """Rebuild it with the lines that it names; UnreadableError where one is missing."""
-        fields.only("check", "asked", "model", "weights", "setting", "readings", "courses")
+        fields.only("check", "asked", "model", "weights", "setting", "readings", "courses", "named")
         kept = fields.inner("readings")
         courses = tuple(Course.from_plain(one) for one in fields.several("courses"))
+        given = fields.inner("named") if "named" in fields else None
+        vectors = {name: given.text(name) for name in given} if given else {}
+        needed = [*(course.digest for course in courses), *vectors.values()]
         named = fields.text("setting")
         if named not in settings:
             raise UnreadableError(f"{fields.where}: no line describes the setting {named!r} it was measured in")
@@ -152,7 +158,8 @@ class Entry:
             settings[named],
             {name: Kept.from_plain(kept.inner(name)) for name in kept},
             courses,
-            {course.digest: bits[course.digest] for course in courses if course.digest in bits},
+            vectors,
+            {digest: bits[digest] for digest in needed if digest in bits},
         )
 
 

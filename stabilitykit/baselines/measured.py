@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,10 @@ _ASKED = ("prompt", "token_ids", "site", "path", "batch", "rows", "arithmetic", 
 _OWN = ("weight_digest",)  # has a field of its own in an entry
 _DRAWN = re.compile(r"Direction\(kind=.*")
 BITS = "recipes"
+NAMED = "named_direction"
+"""The array of a result that holds the bits of the direction that it was asked along by name."""
+
+AS_RECORDED = " as recorded"
 
 
 def entry_of(record: Record, check: str = "") -> Entry | None:
@@ -30,18 +35,26 @@ def entry_of(record: Record, check: str = "") -> Entry | None:
     result = record.result
     if result is None or result.verdict == "not-distinct":
         return None
-    identity, context = (_facts(result.environment, kind) for kind in ("identity", "context"))
+    weights, setting = weights_and_setting(result.environment, result.subject)
+    named = _named(result)
     searched = [entry for entry in record.recipes if entry["readings"]] if _drawn(result) else []
     return Entry(
         check=check or record.check_id,
         asked=_asked(result),
         model=_model(result.subject),
-        weights=str(result.environment.get("weight_digest") or result.subject.get("model_digest") or ""),
-        setting=Setting(identity, context),
+        weights=weights,
+        setting=setting,
         readings={name: _kept(reading) for name, reading in result.readings.items() if is_number(reading.value)},
         courses=tuple(_course(entry) for entry in searched),
-        bits=_bits(record) if searched else {},
+        named={name: key for name, (key, _) in named.items()},
+        bits={**(_bits(record) if searched else {}), **dict(named.values())},
     )
+
+
+def weights_and_setting(environment: Mapping[str, Any], subject: Mapping[str, Any]) -> tuple[str, Setting]:
+    """Return the digest of the weights, "" where there are none, and the environment as it is kept."""
+    weights = str(environment.get("weight_digest") or subject.get("model_digest") or "")
+    return weights, Setting(_facts(environment, "identity"), _facts(environment, "context"))
 
 
 def _facts(environment: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -64,6 +77,8 @@ def _asked(result: Result) -> dict[str, Any]:
     """
     drawn = _drawn(result)
     parameters = {name: value for name, value in result.parameters.items() if name not in drawn}
+    if NAMED in result.arrays:
+        parameters["direction"] = _name(result)
     asked: dict[str, Any] = {"measurement": result.measurement, "parameters": to_plain(parameters)}
     if any("subject" in reading.place for reading in result.readings.values()):
         names = dict.fromkeys(str(row["subject"]) for row in result.rows if "subject" in row)
@@ -74,6 +89,18 @@ def _asked(result: Result) -> dict[str, Any]:
 def _drawn(result: Result) -> set[str]:
     """Return the parameters that are one recipe; a list of them is given, and the worst of a list one answer."""
     return {name for name, value in result.parameters.items() if _DRAWN.match(str(value))}
+
+
+def _name(result: Result) -> str:
+    return str(result.parameters["direction"]).removesuffix(AS_RECORDED)
+
+
+def _named(result: Result) -> dict[str, tuple[str, bytes]]:
+    """Return name -> (digest, bits) of the direction that the question names."""
+    if NAMED not in result.arrays:
+        return {}
+    raw = np.ascontiguousarray(result.arrays[NAMED], dtype="<f8").tobytes()
+    return {_name(result): (hashlib.sha256(raw).hexdigest()[:32], raw)}
 
 
 def _kept(reading: Reading) -> Kept:

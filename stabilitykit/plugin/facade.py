@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
-from stabilitykit.plugin import generations, plan, resume
+from stabilitykit.plugin import generations, named, plan, resume
 from stabilitykit.plugin.held import HELD, names
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
@@ -61,6 +61,7 @@ class Stability:
         log.watch.start()
         subjects = _listed(subject)
         resume.guard(self._config, subjects)
+        measurement = named.replayed(log, name, measurement, subjects)
         ask = self._asking(log, subjects)
         try:
             if self.settings.dry_run:
@@ -74,6 +75,7 @@ class Stability:
         except UnsupportedError as error:
             unmeasured(log, measurement, name, error, ask)
             pytest.skip(str(error))
+        result = named.kept(log, measurement, subjects, result)
         record_and_judge(log, measurement, result, name, ask)
         return result
 

@@ -40,7 +40,7 @@ class Held:
 
         IncomparableError where they have another dimension, UnreadableError where their bits are damaged.
         """
-        found = {course.digest: (course, entry) for entry in self._of(check_ids) for course in entry.courses}
+        found = {course.digest: (course, entry) for entry in self.of(check_ids) for course in entry.courses}
         for course, entry in found.values():
             if course.recipe.get("dim") != dim:
                 raise IncomparableError(
@@ -51,7 +51,7 @@ class Held:
 
     def note(self, log: TestLog, check_id: str, tried: Sequence[Trial], result: Result) -> None:
         """Remember what was measured along a direction that the baseline has readings along: the same bits."""
-        known = {course.digest for entry in self._of(names(log.item, check_id)) for course in entry.courses}
+        known = {course.digest for entry in self.of(names(log.item, check_id)) for course in entry.courses}
         for trial in tried:
             if trial.entry["digest"] in known:
                 measured = {name: float(reading.value) for name, reading in result.readings.items()}
@@ -75,7 +75,7 @@ class Held:
         now = entry_of(log.whole(check_id)) if record.verdict in JUDGED else None
         if now is None or record.result is None:
             return None
-        found = compare(now, self._of(names(log.item, check_id)), self.settings.compare_fail, log.along.get(check_id))
+        found = compare(now, self.of(names(log.item, check_id)), self.settings.compare_fail, log.along.get(check_id))
         log.records[check_id] = replace(record, baseline=_plain(found), gate=record.gate or found.compared)
         told = sentence(found, self.baseline.name)
         if self._fails(found):
@@ -110,7 +110,8 @@ class Held:
         accept = f"Accept: --stability-baseline={shlex.quote(self.baseline.name)} --stability-update=all"
         return render_drift(result, found.drifts, explanation(found.changes), (rerun, accept))
 
-    def _of(self, check_ids: list[str]) -> list[Entry]:
+    def of(self, check_ids: list[str]) -> list[Entry]:
+        """Return the entries of a check under the first of its names that has any."""
         return next((found for check_id in check_ids if (found := self.baseline.of(check_id))), [])
 
 

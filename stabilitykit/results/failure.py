@@ -97,17 +97,18 @@ def render_drift(
     """Return the message of a broken baseline: as `render`, with what was there before and what else has changed."""
     below = [[explanation], list(commands)]
     room = _LINES - 2 - sum(1 + len(block) for block in below if block)
-    moved = [drift for drift in drifts if drift.kind != "same"]
-    first = next(drift for drift in moved if drift.broken)
+    moved = sorted((drift for drift in drifts if drift.kind != "same"), key=lambda drift: _URGENT.index(drift.kind))
+    first = moved[0]
     more = sum(drift.broken for drift in moved) - 1
     told = (
         f"{result.title}: {first.label} {_now(first)} {_VERBS[first.kind]} its baseline {_exact(first, first.then)}"
         f"{f' (and {more} more)' if more else ''} on {describe(result.subject)}"
     )
-    blocks = [[told], _drift_table(sorted(moved, key=lambda drift: not drift.broken), room), *below]
+    blocks = [[told], _drift_table(moved, room), *below]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
+_URGENT = ("worse", "gone", "changed", "within", "followed", "better")
 _VERBS = {"worse": "is worse than", "changed": "is not", "gone": "has left"}
 
 

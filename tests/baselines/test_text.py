@@ -32,7 +32,10 @@ ENTRIES = st.builds(
         Setting(identity, context),
         readings,
         tuple(courses),
-        {course.digest: course.digest.encode() * 8 for course in courses} if on_basis else {},
+        {"v1": "v1 " + check} if on_basis else {},
+        {"v1 " + check: b"12345678"} | {course.digest: course.digest.encode() * 8 for course in courses}
+        if on_basis
+        else {},
     ),
     TEXT,
     FACTS,
@@ -64,12 +67,12 @@ def test_what_is_written_is_read_back_bit_for_bit(entries):
     assert set(found) == {entry.key for entry in entries}
     for entry in entries:
         again = found[entry.key]
-        named = {course.digest for course in entry.courses}
+        named = {course.digest for course in entry.courses} | set(entry.named.values())
         assert again.bits == {digest: raw for digest, raw in bits.items() if digest in named}
         assert {n: k.value.hex() for n, k in again.readings.items()} == {
             n: k.value.hex() for n, k in entry.readings.items()
         }
-        for name in ("check", "asked", "model", "weights", "setting", "readings", "courses"):
+        for name in ("check", "asked", "model", "weights", "setting", "readings", "courses", "named"):
             assert getattr(again, name) == getattr(entry, name)
     assert render(found.values()) == text
     assert render(reversed(list(found.values()))) == text

@@ -15,8 +15,8 @@ def made(check="toy[a]", setting=HERE, weights="w" * 64, asked=ASKED, model=MODE
         "max_ulp": Kept(values.get("max_ulp", 4.0), "ULP", "lower"),
         "cells": Kept(values.get("cells", 7.0), "inputs", "neither"),
     }
-    readings, courses, bits = values.get("readings", kept), values.get("courses", ()), values.get("bits", {})
-    return Entry(check, asked, model, weights, setting, readings, courses, bits)
+    more = {name: values[name] for name in ("courses", "named", "bits") if name in values}
+    return Entry(check, asked, model, weights, setting, values.get("readings", kept), **more)
 
 
 def course(direction="Direction(a)", digest="d" * 8, **readings):
