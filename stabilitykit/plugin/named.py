@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from stabilitykit.plugin.held import HELD, names
 from stabilitykit.plugin.options import SETTINGS
@@ -79,7 +79,7 @@ def kept(log: TestLog, measurement: Measurement[Any], subjects: Sequence[Any], r
     from stabilitykit.baselines.measured import NAMED
     from stabilitykit.measurements.directions import resolve
 
-    vector = resolve(given, subjects[0])[0][0].double().cpu().numpy()
+    vector = resolve(cast("Any", given), subjects[0])[0][0].double().cpu().numpy()
     return replace(result, arrays={**result.arrays, NAMED: vector})
 
 
