@@ -107,3 +107,10 @@ def test_hostile_text_is_escaped(files, capsys):
     found = read(path)
     write(found, [replace(one, check="\x1b[2Jtoy") for one in list(found.entries.values())[:1]])
     assert "\x1b" not in run(capsys, "show", "now")[1]
+
+
+@pytest.mark.parametrize("option", ["--baseline", "--save"])
+def test_run_refuses_an_unreadable_one_before_it_starts(files, capsys, option):
+    (files / "bad.jsonl").write_text("x\n")
+    assert cli.main(["run", option, "bad.jsonl"]) == 3
+    assert "bad.jsonl, line 1: this is no line of a baseline" in capsys.readouterr().err
