@@ -76,12 +76,7 @@ OPTIONS = (
     Option("replay", "try the worst directions recorded in this report folder before any are drawn", "DIR"),
     Option("save", "keep what this run measures as a baseline: .stability/NAME.jsonl, or a PATH", "NAME"),
     Option("baseline", "hold what is measured to this baseline: .stability/NAME.jsonl, or a PATH", "NAME"),
-    Option(
-        "compare-fail",
-        "how much worse is no failure: 'first_change.radius: 5%', 0.01, x1.5, 4ulp, any",
-        "EXPR",
-        kind="list",
-    ),
+    Option("compare-fail", "how much worse is no failure: 'first_change.radius: 5%', x1.5, 4ulp", "EXPR", kind="list"),
     Option("update", "write to the baseline: new (what it lacks) or all (also what moved, which then passes)", "MODE"),
     Option("require-baseline", "a check that the baseline has no comparable entry for fails", kind="flag"),
     Option(

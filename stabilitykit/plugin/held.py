@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 JUDGED = ("pass", "measured", "differs")
 """Verdicts that a baseline has a say in: whatever failed on its own stays as it is."""
 
+UPDATED = {
+    "": (),
+    "new": ("new", "elsewhere"),
+    "all": ("new", "elsewhere", "other question", "foreign", "drifted", "better"),
+}
+"""What each mode of `--stability-update` writes, by what became of a check."""
+
 _UNCOMPARED = {"new": "new", "elsewhere": "incomparable", "other question": "incomparable"}
 
 
@@ -83,16 +90,17 @@ class Held:
             message = self._drift(found, record.result, again) if found.broken else f"{check_id}: {told}\n\n{again}"
             log.judge(check_id, "fail", message)
             return StabilityFailure(message, replace(record.result, check_id=check_id.split("[", 1)[0]))
-        if found.broken:
+        if found.status in UPDATED[self.settings.update]:
             told = f"not held to {self.baseline.name}, which is updated"
         log.judge(check_id, self._verdict(found, record.verdict), told)
         return None
 
     def _fails(self, found: Comparison) -> bool:
-        if found.status in _UNCOMPARED:
-            added = self.settings.update == "all" or (self.settings.update and found.status != "other question")
-            return self.settings.require_baseline and not added
-        return found.status in ("drifted", "foreign") and self.settings.update != "all"
+        if found.status in UPDATED[self.settings.update]:
+            return False
+        return found.status in ("drifted", "foreign") or (
+            found.status in _UNCOMPARED and self.settings.require_baseline
+        )
 
     @staticmethod
     def _verdict(found: Comparison, verdict: str) -> str:
@@ -144,14 +152,7 @@ def names(item: pytest.Item, check_id: str) -> list[str]:
 
 
 def _plain(found: Comparison) -> dict[str, Any]:
-    told = {
-        drift.label: {
-            "then": drift.then,
-            "allowed": drift.allowed,
-            "kind": drift.kind,
-        }
-        for drift in found.drifts
-    }
+    told = {drift.label: {"then": drift.then, "allowed": drift.allowed, "kind": drift.kind} for drift in found.drifts}
     return {"status": found.status, "readings": told, "changes": [list(change) for change in found.changes]}
 
 

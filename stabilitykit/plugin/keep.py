@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -10,15 +11,15 @@ import pytest
 
 from stabilitykit.baselines.store import Baseline, read, write
 from stabilitykit.errors import StabilityError
-from stabilitykit.plugin.held import HELD
+from stabilitykit.plugin.held import HELD, UPDATED
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.entry import Entry
     from stabilitykit.results.record import Record
     from stabilitykit.settings import Settings
 
-_UPDATED = {"new": ("new", "elsewhere"), "all": ("new", "elsewhere", "other question", "foreign", "drifted", "better")}
 _NAMED = 4
+_ADDED = re.compile(r"(?<=\])@.*")
 
 
 def opened(settings: Settings) -> Baseline | None:
@@ -37,7 +38,7 @@ def finish(config: pytest.Config, settings: Settings, records: Sequence[Record])
         notes += _compared(held.baseline, settings, records)
     targets: list[tuple[Baseline, Iterable[Record]]] = [(saved, records)] if saved else []
     if held and settings.update:
-        asked = _UPDATED[settings.update]
+        asked = UPDATED[settings.update]
         targets.append((held.baseline, [one for one in records if one.baseline.get("status") in asked]))
     for baseline, chosen in targets:
         try:
@@ -85,8 +86,8 @@ def _compared(baseline: Baseline, settings: Settings, records: Sequence[Record])
     notes = []
     for (status, reason), checks in reasons.items():
         if form := _NOTES.get(status):
-            mode = "all" if status in ("better", "other question") else "new"
-            act = "" if settings.update in ("all", mode) else f"; --stability-update {mode} writes what was measured"
+            mode = "new" if status in UPDATED["new"] else "all"
+            act = "" if status in UPDATED[settings.update] else f"; --stability-update {mode} writes what was measured"
             notes.append(form.format(path=baseline.name, checks=_few(checks), reason=reason, act=act))
     return [*notes, *_idle(settings, records), *_stale(baseline, records)]
 
@@ -111,9 +112,9 @@ def _stale(baseline: Baseline, records: Sequence[Record]) -> list[str]:
     from stabilitykit.baselines.measured import entry_of
 
     found = [entry for record in records if (entry := entry_of(record)) is not None]
-    here, asked = {entry.setting.numeric for entry in found}, {record.check_id.split("@", 1)[0] for record in records}
+    here, asked = {entry.setting.numeric for entry in found}, {_ADDED.sub("", record.check_id) for record in records}
     own = [entry.check for entry in baseline.entries.values() if entry.setting.numeric in here]
-    stale = sorted(check for check in own if check.split("@", 1)[0] not in asked)
+    stale = sorted(check for check in own if _ADDED.sub("", check) not in asked)
     if not stale:
         return []
     return [

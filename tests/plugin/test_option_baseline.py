@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from stabilitykit.baselines.store import read, write
@@ -63,6 +64,9 @@ def test_a_drift_fails_the_right_test_and_says_what_moved(moved):
         "Accept: --stability-baseline=.stability/main.jsonl --stability-update=all",
     ]
     assert "  stabilitykit.StabilityFailure: ToyMoved(): max_ulp 4 is worse than its baseline 3" in run.text
+    rows = pd.read_csv(run.folder / "results.csv", keep_default_na=False, dtype=str)
+    found = rows.loc[rows.check_id == MOVED, ["reading", "baseline", "baseline_hex", "allowed", "drift"]]
+    assert found.iloc[0].tolist() == ["max_ulp", "3.0", (3.0).hex(), "exact", "worse"]
 
 
 def test_what_got_better_passes_and_is_said(moved):

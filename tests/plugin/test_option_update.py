@@ -73,6 +73,17 @@ def test_all_says_of_a_drift_that_it_was_not_held(inner, monkeypatch):
     assert (record["verdict"], record["message"]) == ("differs", "not held to .stability/main.jsonl, which is updated")
 
 
+def test_all_takes_another_model_in_the_place_of_the_first(inner, value, pytester):
+    inner(SOURCE, "--stability-save=main")
+    wider = SOURCE + "\nTOY = FunctionSubject(lambda X: X, torch.zeros(4), name='toy')\n"
+    run = inner(wider, "--stability-baseline=main", "--stability-update=new", into="again")
+    run.result.assert_outcomes(failed=1)
+    run = inner(wider, "--stability-baseline=main", "--stability-update=all", into="again")
+    run.result.assert_outcomes(passed=1)
+    (entry,) = read(pytester.path / ".stability" / "main.jsonl").of(MOVED)
+    assert entry.model["hidden_size"] == 4
+
+
 def test_what_is_the_same_is_left_as_it_is(inner, pytester):
     inner(SOURCE, "--stability-save=main")
     path = pytester.path / ".stability" / "main.jsonl"
