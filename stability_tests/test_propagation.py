@@ -36,6 +36,7 @@ def test_fate_of_drawn_directions(stability, stability_model):
     subject = stability.subject(path="decode", batch=8)
     basis = sk.singular_vectors(subject, 2)
 
+    @stability.examples("drawn_fate", len(subject.x0))
     @strategies.settings_for(stability.profile, stability.settings.seed)
     @given(direction=strategies.directions(len(subject.x0), basis))
     def followed(direction):

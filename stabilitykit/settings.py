@@ -16,6 +16,7 @@ from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
 from stabilitykit.traces import LEVELS, STATES
 
 if TYPE_CHECKING:
+    from stabilitykit.baselines.tolerance import Tolerance
     from stabilitykit.results.limit import Limit
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -25,7 +26,8 @@ COMMAND = "STABILITYKIT_COMMAND"
 BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
-_ASIDE = {"record", "report", "suite", "resume", "dry_run", "progress"}
+_PATHS = ("report", "replay", "record", "against", "save", "baseline")
+_ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -72,6 +74,11 @@ OPTIONS = (
     Option("seed", "seed of everything drawn at random", "N", "0", "number"),
     Option("suite", "run the installed suite stability_tests; without other arguments, run it alone", kind="flag"),
     Option("replay", "try the worst directions recorded in this report folder before any are drawn", "DIR"),
+    Option("save", "keep what this run measures as a baseline: .stability/NAME.jsonl, or a PATH", "NAME"),
+    Option("baseline", "hold what is measured to this baseline: .stability/NAME.jsonl, or a PATH", "NAME"),
+    Option("compare-fail", "how much worse is no failure: 'first_change.radius: 5%', x1.5, 4ulp", "EXPR", kind="list"),
+    Option("update", "write to the baseline: new (what it lacks) or all (also what moved, which then passes)", "MODE"),
+    Option("require-baseline", "a check that the baseline has no comparable entry for fails", kind="flag"),
     Option(
         "resume", "go on with the run that was stopped in the report folder; measure only what it lacks", kind="flag"
     ),
@@ -104,6 +111,11 @@ class Settings:
     seed: int = 0
     suite: bool = False
     replay: Path | None = None
+    save: Path | None = None
+    baseline: Path | None = None
+    compare_fail: tuple[Tolerance, ...] = ()
+    update: str = ""
+    require_baseline: bool = False
     resume: bool = False
     dry_run: bool = False
     progress: bool = False
@@ -117,11 +129,9 @@ class Settings:
             "dtypes": list(self.dtypes),
             "prompts": list(self.prompts),
             "profile": self.profile.name,
-            "report": None if self.report is None else str(self.report),
-            "replay": None if self.replay is None else str(self.replay),
-            "record": None if self.record is None else str(self.record),
-            "against": None if self.against is None else str(self.against),
+            **{name: None if plain[name] is None else str(plain[name]) for name in _PATHS},
             "limits": [str(limit) for limit in self.limits],
+            "compare_fail": [str(rule) for rule in self.compare_fail],
             "load_args": dict(self.load_args),
         }
 
@@ -171,6 +181,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         seed=_whole("seed", raw["seed"], 0),
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
+        **_baselines(raw, roots),
         resume=_resume(raw["resume"], report),
         dry_run=bool(raw["dry-run"]),
         progress=bool(raw["progress"]),
@@ -240,6 +251,14 @@ def _whole(name: str, value: str | int, least: int) -> int:
     if not str(value).isdecimal() or int(value) < least:
         raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
     return int(value)
+
+
+def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, Any]:
+    if not any(raw[name] for name in ("save", "baseline", "compare-fail", "update", "require-baseline")):
+        return {}
+    from stabilitykit.baselines.asked import asked  # as for limits
+
+    return asked(raw, roots)
 
 
 def _limits(expressions: list[str]) -> tuple[Limit, ...]:

@@ -45,6 +45,7 @@ class Ended:
         (["run", "--dtype=int8"], "stabilitykit run: dtype 'int8' is none of float32"),
         (["run", "--seed"], "argument --seed: expected one argument"),
         (["run", "somewhere"], "unrecognized arguments: somewhere"),
+        (["run", "--update=new"], "stabilitykit run: update works on a baseline; name it with baseline"),
     ],
 )
 def test_what_cannot_be_meant_exits_2_with_one_sentence(capsys, words, sentence):

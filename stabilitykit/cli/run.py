@@ -68,6 +68,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 def _check(settings: Settings) -> None:
     """Refuse what cannot be read or joined before pytest starts, which has one exit status for it all."""
+    for path in filter(None, (settings.baseline, settings.save)):
+        from stabilitykit.baselines.store import read as read_baseline
+
+        read_baseline(path)
     replayed = ""
     if settings.replay:
         from stabilitykit.report.read import read

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit.plugin import facade, fixtures, hookspecs, options, plan, recorder, replay, resume, suite, testlog
+from stabilitykit.plugin import (
+    facade,
+    fixtures,
+    held,
+    hookspecs,
+    keep,
+    options,
+    plan,
+    recorder,
+    replay,
+    rerun,
+    resume,
+    suite,
+    testlog,
+)
 from stabilitykit.plugin.collector import Collector, WorkerEnd
 from stabilitykit.plugin.fixtures import stability as stability
 from stabilitykit.plugin.fixtures import stability_choice as stability_choice
@@ -40,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
         suite.use(config)
     if settings.replay:
         config.stash[replay.REPLAY] = replay.opened(settings.replay)
+    config.stash[held.HELD] = held.opened(settings)
+    if not hasattr(config, "workerinput"):
+        config.stash[keep.SAVED] = keep.opened(settings)
     if settings.resume:
         config.stash[resume.RESUMED] = resume.opened(config, settings)
     if hasattr(config, "workerinput"):
@@ -101,6 +118,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Fail a test that leaves one of torch's global settings changed, or whose search found what does not repeat."""
+    __tracebackhide__ = True  # what a baseline is broken by is not to be read off this hook
     if not testlog.uses_stability(item):
         return (yield)
     with testlog.log_of(item).watch.around(), testlog.naming(item):
@@ -108,6 +126,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         if item.config.stash[options.SETTINGS].dry_run:
             pytest.skip(plan.SKIPPED)
         testlog.confirm(item)
+        held.judge(testlog.log_of(item), rerun.rerun)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.errors import IncomparableError
-from stabilitykit.plugin import plan, resume, suite
+from stabilitykit.plugin import keep, plan, resume, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
@@ -96,6 +96,7 @@ class Collector:
             self._refuse(session)
         elif self.texts:
             self._note(session)
+            self._keep_baselines(session)
             if self.settings.report:
                 self._write(session, self.settings.report)
         ran = "suite" in self.kinds.values()
@@ -168,6 +169,13 @@ class Collector:
         for limit in self.settings.limits:
             if not any(limit.applies(check) for check in checks):
                 self.notes.append(f"--stability-limit {limit} held no check of this run")
+
+    def _keep_baselines(self, session: pytest.Session) -> None:
+        """Write the baselines that the options name."""
+        notes, whole = keep.finish(self.config, self.settings, self.records())
+        self.notes += notes
+        if not whole:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def _refuse(self, session: pytest.Session) -> None:
         """End a run that would have mixed two; the journal and the former report stay as they are."""

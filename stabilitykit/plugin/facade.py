@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pytest
 
 from stabilitykit.errors import InvalidError, UnsupportedError
-from stabilitykit.plugin import generations, plan, resume
+from stabilitykit.plugin import generations, named, plan, resume
+from stabilitykit.plugin.held import HELD, names
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.progress import stream
 from stabilitykit.plugin.replay import REPLAY
@@ -60,6 +61,7 @@ class Stability:
         log.watch.start()
         subjects = _listed(subject)
         resume.guard(self._config, subjects)
+        measurement = named.replayed(log, name, measurement, subjects)
         ask = self._asking(log, subjects)
         try:
             if self.settings.dry_run:
@@ -73,6 +75,7 @@ class Stability:
         except UnsupportedError as error:
             unmeasured(log, measurement, name, error, ask)
             pytest.skip(str(error))
+        result = named.kept(log, measurement, subjects, result)
         record_and_judge(log, measurement, result, name, ask)
         return result
 
@@ -92,13 +95,17 @@ class Stability:
     def examples(self, check: str, dim: int, argument: str = "direction") -> Callable[[Test], Test]:
         """Return a decorator for a test under `@given`: it first gets the worst directions that a former run recorded.
 
-        They are those of this test's check of that name in the folder of `--stability-replay`, and none without the
-        option. `dim` is the subject's number of coordinates, `argument` what the test calls its direction.
+        They are those of this test's check of that name in the folder of `--stability-replay` and in the baseline, and
+        none without these options. `dim` is the subject's number of coordinates, `argument` what the test calls its
+        direction.
         """
         from stabilitykit.strategies import replaying
 
-        replay = self._config.stash.get(REPLAY, None)
-        recorded = replay.directions(current(self._config).check_id(check), dim) if replay else []
+        log, recorded = current(self._config), []
+        if replay := self._config.stash.get(REPLAY, None):
+            recorded += replay.directions(log.check_id(check), dim)
+        if held := self._config.stash.get(HELD, None):
+            recorded += held.directions(names(log.item, log.check_id(check)), dim)
         return replaying(recorded, argument)
 
     def subject(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stabilitykit import settings
 from stabilitykit.errors import StabilityError
-from stabilitykit.plugin import suite
+from stabilitykit.plugin.held import HELD
 from stabilitykit.plugin.merge import named
-from stabilitykit.plugin.options import SETTINGS, given
+from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recipes import trials
 from stabilitykit.plugin.recorder import worker
 from stabilitykit.plugin.replay import REPLAY
+from stabilitykit.plugin.rerun import rerun
 from stabilitykit.plugin.testlog import TestLog
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.results.limit import Bound, select
@@ -44,6 +44,8 @@ def record_and_judge(log: TestLog, measurement: Measurement[Any], result: Result
     tried = trials(measurement, result, ask)
     replay = log.item.config.stash.get(REPLAY, None)
     replays = replay.compared(measurement, result) if replay else ()
+    if held := log.item.config.stash.get(HELD, None):
+        held.note(log, check_id, tried, result)
     if any(one["promised"] and not one["same"] for one in replays) and result.verdict in ("pass", "measured"):
         result = replace(result, verdict="differs", sentence=f"{result.sentence} {_CHANGED}")
     record = Record(
@@ -84,7 +86,7 @@ def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapp
             if result.verdict != "not-distinct":  # limits hold of a thing and itself, which shows nothing
                 log.judge(check_id, "pass")
         elif result.verdict in _FAILS or (gate and result.verdict == "differs"):
-            raise StabilityFailure(f"{result.title}: {result.sentence}\n\n{_rerun(log.item)}", result)
+            raise StabilityFailure(f"{result.title}: {result.sentence}\n\n{rerun(log.item)}", result)
     except StabilityFailure as failure:
         log.judge(check_id, "fail", str(failure))
         raise
@@ -107,13 +109,5 @@ def _commands(log: TestLog, check_id: str, limits: Mapping[str, Any], result: Re
         if reading is not None and not (bound := Bound.parse(limit, reading)).holds(reading.value):
             sign = ">=" if bound.comparison.startswith(">") else "<="
             accepted = f"{check_id}.{name}{sign}{reading.value!r}"
-            return _rerun(log.item), f"Accept: --stability-limit {shlex.quote(accepted)}"
+            return rerun(log.item), f"Accept: --stability-limit {shlex.quote(accepted)}"
     return ()
-
-
-def _rerun(item: pytest.Item) -> str:
-    """Return the command that repeats this test alone; a suite outside the root has no path that pytest takes."""
-    node = f'"{item.nodeid}"'
-    if suite.contains(item.path):
-        node = f'--pyargs "{suite.SUITE.name}.{item.path.stem}::{item.nodeid.split("::", 1)[1]}"'
-    return " ".join(["Rerun:  pytest", node, *map(shlex.quote, settings.arguments(given(item.config)))])

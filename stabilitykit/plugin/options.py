@@ -51,7 +51,7 @@ def read(config: pytest.Config) -> Settings:
 
 def given(config: pytest.Config) -> dict[str, Any]:
     """Return what the command line gave of the options that change what is measured, to repeat it."""
-    unrelated = {"report", "limit", "suite", "resume", "dry-run", "progress", "record"}
+    unrelated = {"report", "limit", "suite", "resume", "dry-run", "progress", "record", "save", "update"}
     return {option.name: config.getoption(option.key) for option in OPTIONS if option.name not in unrelated}
 
 

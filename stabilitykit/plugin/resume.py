@@ -16,6 +16,7 @@ from weakref import WeakSet
 import pytest
 
 from stabilitykit.errors import IncomparableError, StabilityError
+from stabilitykit.plugin.held import HELD
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import source
 from stabilitykit.plugin.replay import REPLAY
@@ -125,7 +126,9 @@ def opened(config: pytest.Config, settings: Settings) -> Resumption | None:
 def identity(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     """Return what this run is, for the header of its journal."""
     replay = config.stash.get(REPLAY, None)
-    return settings.identity(replay.report.run.run_id if replay else "")
+    held = config.stash.get(HELD, None)
+    found = settings.identity(replay.report.run.run_id if replay else "")
+    return {**found, "baseline_digest": held.baseline.digest if held else ""}
 
 
 def notes(resumption: Resumption | None, settings: Settings, checks: int, taken: int) -> list[str]:

@@ -40,6 +40,7 @@ class TestLog:
         self.taken: Finished | None = None
         self.ended: dict[str, Any] = {}
         self.latest: Sequence[Trial] = ()
+        self.along: dict[str, dict[str, dict[str, float]]] = {}
         self._sent: set[str] = set()
         self._last = ""
 

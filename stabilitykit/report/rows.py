@@ -41,6 +41,7 @@ READING_COLUMNS = (
     *_WORK,
     "nodeid",
     "recipe",
+    *("baseline", "baseline_hex", "allowed", "drift"),
 )
 """Columns of results.csv, one row a reading."""
 
@@ -54,7 +55,20 @@ CHECK_COLUMNS = (
 """Columns of summary.csv, one row a check."""
 
 NUMBER_COLUMNS = frozenset(
-    {"schema_version", "batch", "token_index", "seq_len", "value", "value_hex", "low", "high", "examples", "seed"}
+    {
+        "schema_version",
+        "batch",
+        "token_index",
+        "seq_len",
+        "value",
+        "value_hex",
+        "low",
+        "high",
+        "baseline",
+        "baseline_hex",
+        "examples",
+        "seed",
+    }
     | {"readings", "rows", "calls", "seconds", "layer", "slot", "angle", "batch_place"}
     | set(_WORK)
 )
@@ -71,6 +85,7 @@ def readings_rows(run: Run, records: Sequence[Record]) -> list[Row]:
             rows += [
                 shared
                 | _reading(name, reading, record.limits)
+                | _baseline(record.baseline.get("readings", {}).get(name))
                 | {"recipe": recipes.get(reading.place.get("direction", ""))}
                 for name, reading in record.result.readings.items()
             ]
@@ -132,6 +147,13 @@ def _shared(run: Run, record: Record) -> Row:
 
 def _work(execution: Execution) -> Row:
     return {name: getattr(execution, name) for name in _WORK}
+
+
+def _baseline(held: Mapping[str, Any] | None) -> Row:
+    if held is None:
+        return {}
+    then = float(held["then"])
+    return {"baseline": then, "baseline_hex": then.hex(), "allowed": held["allowed"], "drift": held["kind"]}
 
 
 def _reading(name: str, reading: Reading, limits: Mapping[str, str]) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stabilitykit.results.drift import Drift
     from stabilitykit.results.limit import Bound
     from stabilitykit.results.metric import Reading
     from stabilitykit.results.result import Result
@@ -85,3 +86,56 @@ def _noise(result: Result) -> str:
 def _listed(causes: Sequence[str]) -> str:
     lettered = [f"({letter}) {cause}" for letter, cause in zip("abcdef", causes, strict=False)]
     return ", ".join(lettered[:-1]) + (", or " if len(lettered) > 1 else "") + lettered[-1]
+
+
+def render_drift(
+    result: Result,
+    drifts: Sequence[Drift],
+    explanation: str,
+    commands: Sequence[str] = (),
+) -> str:
+    """Return the message of a broken baseline: as `render`, with what was there before and what else has changed."""
+    below = [[explanation], list(commands)]
+    room = _LINES - 2 - sum(1 + len(block) for block in below if block)
+    moved = sorted((drift for drift in drifts if drift.kind != "same"), key=lambda drift: _URGENT.index(drift.kind))
+    first = moved[0]
+    more = sum(drift.broken for drift in moved) - 1
+    told = (
+        f"{result.title}: {first.label} {_now(first)} {_VERBS[first.kind]} its baseline {_exact(first, first.then)}"
+        f"{f' (and {more} more)' if more else ''} on {describe(result.subject)}"
+    )
+    blocks = [[told], _drift_table(moved, room), *below]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+_URGENT = ("worse", "gone", "changed", "within", "followed", "better")
+_VERBS = {"worse": "is worse than", "changed": "is not", "gone": "has left"}
+
+
+def _drift_table(moved: Sequence[Drift], room: int) -> list[str]:
+    """Return the readings that moved, those that break the baseline first."""
+    shown = moved if len(moved) <= room - 1 else moved[: max(room - 2, 1)]
+    rows = [("", "metric", "observed", "baseline", "allowed", "change", "unit")]
+    rows += [
+        (drift.kind, drift.label, _now(drift), _exact(drift, drift.then), drift.allowed, drift.change, drift.unit)
+        for drift in shown
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    left = "<<>>>>"  # names to the left, numbers to the right
+    lines = []
+    for *cells, unit in rows:
+        placed = [f"{cell:{side}{width}}" for cell, side, width in zip(cells, left, widths, strict=True)]
+        lines.append(f"  {'  '.join([*placed, unit])}".rstrip())
+    return lines if shown is moved else [*lines, f"  and {len(moved) - len(shown)} more readings that moved"]
+
+
+def _now(drift: Drift) -> str:
+    return "-" if drift.now is None else _exact(drift, drift.now)
+
+
+def _exact(drift: Drift, value: float) -> str:
+    """Return one of the two values: in full where fewer digits would make them look the same."""
+    short = [f"{one:.6g}" for one in (drift.now, drift.then) if one is not None]
+    return (
+        repr(value).removesuffix(".0") if len(set(short)) < len(short) and drift.now != drift.then else f"{value:.6g}"
+    )

@@ -63,12 +63,8 @@ class Limit:
         return f"{self.check}.{self.metric}{self.bound}"
 
     def applies(self, check: str) -> bool:
-        """Return whether the glob names this check, in full or by its part before the bracket.
-
-        `*` and `?` are wild; brackets are those of the check id and no character class.
-        """
-        glob = self.check.replace("[", "[[]")
-        return fnmatchcase(check, glob) or fnmatchcase(check.split("[", 1)[0], glob)
+        """Return whether the glob names this check, as `names` reads it."""
+        return names(self.check, check)
 
     @classmethod
     def parse(cls, expression: str) -> Limit:
@@ -80,6 +76,15 @@ class Limit:
             )
         _number(_BOUND.match(match[3])[2], expression)  # type: ignore[index]
         return cls(match[1], match[2], match[3].strip())
+
+
+def names(glob: str, check: str) -> bool:
+    """Return whether a glob names this check, in full or by its part before the bracket.
+
+    `*` and `?` are wild; brackets are those of the check id and no character class.
+    """
+    glob = glob.replace("[", "[[]")
+    return fnmatchcase(check, glob) or fnmatchcase(check.split("[", 1)[0], glob)
 
 
 def select(limits: tuple[Limit, ...], check: str, readings: Mapping[str, Reading]) -> dict[str, str]:

@@ -24,6 +24,8 @@ class Record:
     digest of all that was found along it), `failing` (measured last before the test failed), and `confirmed` (measured
     again from this record, with the same bits). `replays` says how directions of a former run compare with it.
     `resumed` marks what was not measured by this run, but taken over from the journal of the run that it goes on with.
+    `baseline` says what became of the check beside its baseline: `status`, `readings` (then, allowed, kind by name) and
+    `changes` (field, then, now); it is empty without one.
     `stated` is what the measurement said it would cost, under the names of `Execution`, for all its examples.
     """
 
@@ -40,6 +42,7 @@ class Record:
     replays: tuple[Mapping[str, Any], ...] = ()
     resumed: bool = False
     stated: Mapping[str, int] = field(default_factory=dict)
+    baseline: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""
@@ -51,7 +54,8 @@ class Record:
         """Rebuild a record; raise UnreadableError for a result of another schema."""
         result = None if data["result"] is None else Result.from_dict(data["result"])
         listed = {name: tuple(from_plain(data.get(name, []))) for name in ("recipes", "replays")}
-        return replace(cls(**{**data, **listed, "result": None}), result=result)
+        baseline = from_plain(data.get("baseline", {}))
+        return replace(cls(**{**data, **listed, "baseline": baseline, "result": None}), result=result)
 
 
 @dataclass(frozen=True)
