@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import bisect, compare, devices, margins, models, run
+from stabilitykit.cli import bisect, compare, devices, margins, models, predict, run
 from stabilitykit.errors import StabilityError
 
-_COMMANDS = {"bisect": bisect, "compare": compare, "devices": devices, "margins": margins, "models": models}
+_COMMANDS = {
+    "bisect": bisect,
+    "compare": compare,
+    "devices": devices,
+    "margins": margins,
+    "models": models,
+    "predict": predict,
+}
 
 
 class _Parser(argparse.ArgumentParser):
