@@ -24,6 +24,7 @@ from stabilitykit.measurements.token_predictions import COSINES, TokenPrediction
 from stabilitykit.measurements.word_readings import readings, sentence, worst
 from stabilitykit.measurements.word_rows import Row, Scan, window_rows, word_rows
 from stabilitykit.numerics.forecast import pooled
+from stabilitykit.prompts import PASSAGE
 from stabilitykit.results.metric import Metric
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.document import Document, read_document
@@ -71,7 +72,7 @@ class WordByWord(Measurement[LoadedModel]):
     as in the study, takes about 0.65 words^2. Source: the reference study's analysis of documents.
     """
 
-    document: str | Path | Document
+    document: str | Path | Document = PASSAGE
     window: int | None = None
     stride: int | None = None
     top: int = 2

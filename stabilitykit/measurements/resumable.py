@@ -80,7 +80,9 @@ class Steps:
 def setting(loaded: LoadedModel) -> dict[str, Any]:
     """Return what decides the bits of a model's forward besides its input: for the identity of steps."""
     about = environment(loaded)
-    return {"model": loaded.digest, **{name: about[name] for name, kind in KINDS.items() if kind == "identity"}}
+    # The dtype first: it is what a person changes, and with it goes much of the rest.
+    first = {"dtype": about["dtype"], "model": loaded.digest}
+    return {**first, **{name: about[name] for name, kind in KINDS.items() if kind == "identity"}}
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stabilitykit.errors import UsageError
 from stabilitykit.measurements.decisions import grid
 from stabilitykit.numerics.bits import spacing
 from stabilitykit.numerics.digest import digest
@@ -70,11 +71,14 @@ def predict(
 ) -> dict[str, Any]:
     """Return the predictions of the tokens `said` as JSON-plain columns, and the digests of the logits by piece.
 
-    `pieces`: logits (n, V) of these tokens in order, with the states (n, H) that the head was given. O(N V).
+    `pieces`: logits (n, V) of these tokens in order, with the states (n, H) that the head was given. UsageError where
+    `top` is more than V. O(N V).
     """
     columns: dict[str, list[Any]] = {item.name: [] for item in fields(TokenPredictions)}
     bits, done = [], 0
     for logits, states in pieces:
+        if top > logits.shape[1]:
+            raise UsageError(f"top={top} is more than the vocabulary, {logits.shape[1]} tokens; give less")
         bits.append(digest(logits))
         unit = grid(logits)
         for begin in range(0, len(logits), ROWS):
