@@ -25,8 +25,8 @@ class Profile:
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
-    that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are predicted, None for all,
-    and how many of them give the noise.
+    that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are
+    predicted, None for all, and how many of them give the noise.
     """
 
     name: str
@@ -103,7 +103,7 @@ PROFILES = {
         spectra=("all", 2),
         readout=(2, 6),
         defects=(48, False),
-        passage=(64, 12),
+        passage=(48, 8),
     ),
     "standard": Profile(
         "standard",

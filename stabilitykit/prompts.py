@@ -41,15 +41,16 @@ GENERATION_PROMPTS = (
 false, in turn. None ends a sentence, so that a model that was taught to answer goes on writing. In bfloat16 the default
 model writes the first five at near-ties."""
 
-PASSAGE = """When a river leaves the mountains it slows down, and what it carried sinks to the ground. First the stones \
-stay behind, then the gravel, then the sand. Only the finest clay reaches the sea, 300 or 400 kilometres further on. In \
-this way, year after year, the river builds a plain that is almost level, and on the plain it moves its own bed.
+PASSAGE = """When a river leaves the mountains it slows down, and what it carried sinks to the ground. First the \
+stones stay behind, then the gravel, then the sand. Only the finest clay reaches the sea, 300 or 400 kilometres \
+further on. In this way, year after year, the river builds a plain that is almost level, and on the plain it moves \
+its own bed.
 
-"We never owned this field," the old man said. "The water lends it to us." He counted on his fingers: one flood in 1954, \
-one in 1978, two in 2002. Each time the house stood, each time the garden was somewhere else.
+"We never owned this field," the old man said. "The water lends it to us." He counted on his fingers: one flood in \
+1954, one in 1978, two in 2002. Each time the house stood, each time the garden was somewhere else.
 
-The rate can be estimated. If a layer of 2.5 mm settles in each of 40 floods, the ground has risen by 100 mm, about the \
-width of a hand. In code:
+The rate can be estimated. If a layer of 2.5 mm settles in each of 40 floods, the ground has risen by 100 mm, about \
+the width of a hand. In code:
 
     def rise(floods, layer=2.5):
         return floods * layer

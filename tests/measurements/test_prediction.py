@@ -19,7 +19,7 @@ from stabilitykit.subjects.generation import Way
 from stabilitykit.subjects.noise import threads
 from stabilitykit.subjects.tiny import BOS, byte_tokenizer, tiny
 
-TEXT = "When a river leaves the mountains, it slows down\n\nand what it carried\tsinks to the ground: naïve \U0001f600 日本語."
+TEXT = "When a river leaves the mountains, it slows down\n\nand what it carried\tsinks: naïve \U0001f600 日本語."
 FEW = {"window": 24, "stride": 10, "sample": 8}
 
 
@@ -40,7 +40,7 @@ def value(result, name):
 
 
 def brute(loaded, result):
-    """Return the logits (N, V) of each predicted token from a forward of its own: its window's text, without a cache."""
+    """Return the logits (N, V) of each predicted token from a forward of its own: the window's text, no cache."""
     ids = loaded.tokenizer(TEXT, split_special_tokens=True).input_ids
     found = []
     for window in rows(result, "window"):
@@ -285,7 +285,7 @@ def test_a_model_without_a_cache_reads_each_window_at_once(toys):
     assert value(result, "words") == 39
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -295,7 +295,7 @@ def stopped_after(monkeypatch, count):
 
     def counted(*given):
         if len(done) == count:
-            raise Stop
+            raise StopError
         done.append(1)
         return real(*given)
 
@@ -308,9 +308,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(monkeypatch, tmp_path):
     whole = asked(loaded)
     journal = tmp_path / "journal"
     for count in (0, 2, 3):
-        with monkeypatch.context() as patch, sk.resumable(journal), pytest.raises(Stop):
+        with monkeypatch.context() as patch, sk.resumable(journal):
             stopped_after(patch, count)
-            asked(loaded)
+            with pytest.raises(StopError):
+                asked(loaded)
     with monkeypatch.context() as patch, sk.resumable(journal):
         done = stopped_after(patch, 99)
         again = asked(loaded)
