@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 import stabilitykit as sk
 from stabilitykit.measurements import prediction
 from stabilitykit.measurements.token_predictions import COSINES, joined, predict
+from stabilitykit.numerics.forecast import Prior
 from stabilitykit.subjects.generation import Way
 from stabilitykit.subjects.noise import threads
 from stabilitykit.subjects.tiny import BOS, byte_tokenizer, tiny
@@ -285,6 +287,18 @@ def test_a_model_without_a_cache_reads_each_window_at_once(toys):
     assert value(result, "words") == 39
 
 
+def test_a_model_that_gives_all_logits_gives_the_same(monkeypatch):
+    """Logits and states of the predicted tokens are the last ones, whatever else the model returns."""
+    loaded = sk.load("tiny")
+    expected, real = asked(loaded), type(loaded.model).forward
+    monkeypatch.setattr(
+        type(loaded.model), "forward", lambda self, **given: real(self, **{**given, "logits_to_keep": 0})
+    )
+    found = asked(loaded)
+    for name in ("log_sum", "state_norm", "cosines"):
+        assert found.arrays[name] == pytest.approx(expected.arrays[name], abs=1e-4), name
+
+
 class StopError(Exception):
     pass
 
@@ -478,3 +492,60 @@ def test_a_sixteen_bit_grid_makes_words_fragile():
     assert value(coarse, "fragile_share") > 0.2
     assert value(coarse, "exact_ties") > 0
     assert value(fine, "fragile_share") == 0.0
+
+
+def test_readings_are_those_of_the_rows():
+    result = asked(shaken(0.05), sample=64)
+    found, columns = words(result), {}
+    for name in ("probability", "rank", *COSINES):
+        columns[name] = np.array([row[name] for row in found])
+    assert value(result, "words") == len(found)
+    assert value(result, "accuracy") == sum(row["match"] for row in found) / len(found)
+    assert value(result, "first_token_accuracy") == (columns["rank"] == 1).mean()
+    assert value(result, "token_accuracy") == (result.arrays["rank"] == 1).mean()
+    assert value(result, "median_rank") == np.median(columns["rank"])
+    assert value(result, "median_probability") == np.median(columns["probability"])
+    assert value(result, "mean_probability") == pytest.approx(columns["probability"].mean(), rel=1e-12)
+    for name in COSINES:
+        assert value(result, f"mean_{name}") == pytest.approx(columns[name].mean(), rel=1e-12)
+    for name in ("margin", "margin_ulp"):
+        weakest = min(found, key=lambda row: row[f"weakest_{name}"])
+        assert value(result, f"min_{name}") == weakest[f"weakest_{name}"]
+        assert result.readings[f"min_{name}"].place == {"word": str(weakest["number"])}
+
+
+def test_a_row_holds_what_was_predicted_at_its_first_token():
+    result = asked(sk.load("tiny"), top=3)
+    tokenizer = sk.load("tiny").tokenizer
+    for row in words(result):
+        at = row["token"] - 1
+        for k in range(3):
+            logit, token = result.arrays["logits"][at, k], int(result.arrays["top"][at, k])
+            assert (row[f"top_{k + 1}_id"], row[f"top_{k + 1}_logit"]) == (token, logit)
+            assert row[f"top_{k + 1}"] == tokenizer.decode([token])
+            chance = math.exp(logit - result.arrays["log_sum"][at])
+            assert row[f"top_{k + 1}_probability"] == pytest.approx(chance, rel=1e-12)
+        assert row["target_probability"] == pytest.approx(
+            math.exp(row["target_logit"] - result.arrays["log_sum"][at]), rel=1e-12
+        )
+        assert row["margin"] == row["top_1_logit"] - row["top_2_logit"]
+        weakest = row["token"] - 1 + row["weakest_token"]
+        assert row["weakest"] == tokenizer.decode([int(result.arrays["top"][weakest, 0])])
+        assert row["weakest_rival"] == tokenizer.decode([int(result.arrays["top"][weakest, 1])])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_chance_of_a_flip_is_that_of_a_known_noise(monkeypatch, ties):
+    """With known noise one more device has m' = m + sqrt(2) sigma e: a normal's share below half a unit."""
+    sigma = 1e-6 if ties else 0.05
+    monkeypatch.setattr(prediction, "pooled", lambda _: Prior(sigma, 1e6))
+    result = asked(doubled() if ties else sk.load("tiny"))
+    margin = result.arrays["logits"][:, 0] - result.arrays["logits"][:, 1]
+    rival_first = result.arrays["top"][:, 1] < result.arrays["top"][:, 0]
+    cut = np.where(rival_first, 0.5, -0.5) * result.arrays["ulp"]
+    p = norm.cdf((cut - margin) / (sigma * math.sqrt(2)))
+    assert p.max() > 0.1
+    assert value(result, "expected_flips") == pytest.approx(p.sum(), rel=1e-4)
+    for row in words(result):
+        own = slice(row["token"] - 1, row["token"] - 1 + row["tokens"])
+        assert row["flip_probability"] == pytest.approx(1 - np.prod(1 - p[own]), rel=1e-3, abs=1e-12)
