@@ -16,10 +16,13 @@ from transformers import PreTrainedTokenizerFast
 import stabilitykit as sk
 from stabilitykit.measurements import prediction
 from stabilitykit.measurements.token_predictions import COSINES, joined, predict
+from stabilitykit.measurements.word_rows import Scan, word_rows
 from stabilitykit.numerics.forecast import Prior
 from stabilitykit.subjects.generation import Way
 from stabilitykit.subjects.noise import threads
 from stabilitykit.subjects.tiny import BOS, byte_tokenizer, tiny
+from stabilitykit.subjects.windows import Window
+from stabilitykit.subjects.words import Tokenised, Word
 
 TEXT = "When a river leaves the mountains, it slows down\n\nand what it carried\tsinks: naïve \U0001f600 日本語."
 FEW = {"window": 24, "stride": 10, "sample": 8}
@@ -166,13 +169,13 @@ def test_probability_and_entropy_are_exact_where_they_are_known():
 
 def test_cosines_are_those_of_states_and_rows():
     random = np.random.Generator(np.random.PCG64(5))
-    W, x = (torch.from_numpy(random.standard_normal(shape)) for shape in ((6, 4), (3, 4)))
+    W, x = (torch.from_numpy(random.standard_normal(shape)) for shape in ((6, 4), (40, 4)))
     head = nn.Linear(4, 6, bias=False)
     head.weight.data = W.float()
     W, x = W.float(), x.float()
-    logits, said = x @ W.T, [4, 0, 2]
+    logits, said = x @ W.T, [k * k % 6 for k in range(40)]
     found = planted(logits, said, states=x, head=head)
-    for k in range(3):
+    for k in range(40):
         first, second, target = (W[token].double() for token in (*found.top[k, :2], said[k]))
         pairs = [(x[k].double(), first), (x[k].double(), second), (x[k].double(), target)]
         pairs += [(first, target), (second, target)]
@@ -181,6 +184,16 @@ def test_cosines_are_those_of_states_and_rows():
         assert found.state_norm[k] == pytest.approx(float(x[k].double().norm()), rel=1e-12)
     assert np.isnan(planted(logits, said).cosines).all()
     assert tuple(COSINES) == ("cosine_1", "cosine_2", "cosine_target", "cosine_1_target", "cosine_2_target")
+
+
+def test_a_word_matches_if_all_of_its_tokens_do():
+    """Of words of two tokens: both are the first prediction, only the first, only the second."""
+    found = planted(torch.eye(6), [0, 1, 2, 5, 5, 5], top=2)
+    assert found.greedy.tolist() == [True, True, True, False, False, True]
+    pairs = tuple(Word("ab", k, k + 2, k, k + 2) for k in (0, 2, 4))
+    text = Tokenised((0, 1, 2, 5, 5, 5), tuple((k, k + 1) for k in range(6)), (9,), pairs)
+    scan = Scan(text, (Window(0, 0, 6),), found, Prior(0.0, 1e6), 0.0, 0.95)
+    assert [row["match"] for row in word_rows(sk.load("tiny"), scan, scan.flips())] == [True, False, False]
 
 
 def doubled():
@@ -270,6 +283,7 @@ def test_special_tokens_before_a_text_are_context_of_every_window():
         logits = loaded.model(text, use_cache=False).logits[0, -1]
     assert result.arrays["log_sum"][-1] == pytest.approx(float(logits.double().logsumexp(0)), abs=1e-4)
     assert words(result)[0]["context"] == 1
+    assert value(result, "positions") == sum(one["end"] - one["start"] for one in rows(result, "window"))
 
 
 def test_a_model_without_a_cache_reads_each_window_at_once(toys):
