@@ -62,11 +62,13 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.norm_alignment import NormAlignment as NormAlignment
     from stabilitykit.measurements.operator_probe import OperatorProbe as OperatorProbe
     from stabilitykit.measurements.padding_invariance import PaddingInvariance as PaddingInvariance
+    from stabilitykit.measurements.prediction import WordByWord as WordByWord
     from stabilitykit.measurements.prediction_spread import PredictionSpread as PredictionSpread
     from stabilitykit.measurements.process_invariance import ProcessInvariance as ProcessInvariance
     from stabilitykit.measurements.readout_angles import ReadoutAngles as ReadoutAngles
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
+    from stabilitykit.measurements.resumable import resumable as resumable
     from stabilitykit.measurements.rotation import Rotation as Rotation
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
@@ -177,6 +179,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Representability",
     "NoiseTest",
     "Margins",
+    "WordByWord",
+    "resumable",
     "PredictionSpread",
     "BasisVectors",
     "ReadoutAngles",

@@ -41,6 +41,24 @@ GENERATION_PROMPTS = (
 false, in turn. None ends a sentence, so that a model that was taught to answer goes on writing. In bfloat16 the default
 model writes the first five at near-ties."""
 
+PASSAGE = """When a river leaves the mountains it slows down, and what it carried sinks to the ground. First the \
+stones stay behind, then the gravel, then the sand. Only the finest clay reaches the sea, 300 or 400 kilometres \
+further on. In this way, year after year, the river builds a plain that is almost level, and on the plain it moves \
+its own bed.
+
+"We never owned this field," the old man said. "The water lends it to us." He counted on his fingers: one flood in \
+1954, one in 1978, two in 2002. Each time the house stood, each time the garden was somewhere else.
+
+The rate can be estimated. If a layer of 2.5 mm settles in each of 40 floods, the ground has risen by 100 mm, about \
+the width of a hand. In code:
+
+    def rise(floods, layer=2.5):
+        return floods * layer
+
+Auf der Karte heißt der Ort „Neue Insel“, and those who live there call it simply \U0001f3dd.
+"""
+"""What the ready-made suite predicts word by word: prose, speech, numbers, code, and a line in two languages."""
+
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Return the prompts of a UTF-8 file, one a line; blank lines and lines that start with # are skipped.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import baseline, bisect, compare, devices, margins, models, report, run
+from stabilitykit.cli import baseline, bisect, compare, devices, margins, models, predict, report, run
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
@@ -17,6 +17,7 @@ _COMMANDS = {
     "devices": devices,
     "margins": margins,
     "models": models,
+    "predict": predict,
     "report": report,
 }
 

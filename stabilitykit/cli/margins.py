@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stabilitykit.cli.one_model import (
+    add_shared,
+    model_of,
+    option,
+    settings_of,
+    whole,
+    writable,
+    write_json,
+    write_report,
+)
 from stabilitykit.errors import UsageError
-from stabilitykit.settings import OPTIONS, Option, Settings, resolve
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
+    from stabilitykit.settings import Settings
 
-SHARED = ("model", "dtype", "device", "attention", "experts", "load-arg", "report")
 HELP = "forecast which prompts will say something else on another device"
 _TOKENS, _AT_RISK = 64, 0.05
 _WIDTH = 120
@@ -24,12 +31,8 @@ _COLUMNS = ("risk", "at most", "seen", "ties", "keep", "weakest choice", "prompt
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("prompts", metavar="FILE", nargs="?", default=None, help=_option("prompts").help)
-    for name in SHARED:
-        option = _option(name)
-        action = "append" if option.kind == "list" else "store"
-        shown = option.help.split(";")[0] if name == "report" else option.explained
-        parser.add_argument(f"--{name}", dest=option.key, action=action, metavar=option.metavar, help=shown)
+    parser.add_argument("prompts", metavar="FILE", nargs="?", default=None, help=option("prompts").help)
+    add_shared(parser)
     parser.add_argument("--tokens", default=_TOKENS, metavar="N", help=f"tokens to generate (default: {_TOKENS})")
     parser.add_argument(
         "--at-risk", default=_AT_RISK, metavar="P", help=f"a prompt at risk is likelier to change (default: {_AT_RISK})"
@@ -41,23 +44,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]]:
     """Measure; return the exit status, 1 if a prompt is at risk, and the lines to print."""
-    settings = _settings(given)
-    tokens, at_risk = _whole("tokens", given.tokens), _share("at-risk", given.at_risk)
-    _writable(given)
+    settings = settings_of(given, prompts=given.prompts)
+    tokens, at_risk = whole("tokens", given.tokens), _share("at-risk", given.at_risk)
+    writable(given, "json", "csv")
     from stabilitykit.measurements.margins import Margins
     from stabilitykit.measurements.measure import measure
-    from stabilitykit.subjects.models import load
 
     asked = Margins(settings.prompts, tokens, at_risk=at_risk, wide=given.wide)
-    loaded = load(
-        settings.models[0],
-        dtype=settings.dtypes[0],
-        device=settings.device,
-        attention=settings.attention,
-        experts=settings.experts,
-        load_args=dict(settings.load_args),
-    )
-    result = measure(asked, loaded)
+    result = measure(asked, model_of(settings))
     files = _write(given, settings, result, words)
     return int(result.readings["prompts_at_risk"].value > 0), [*lines(result), *files]
 
@@ -87,21 +81,6 @@ def _cells(row: Any) -> list[str]:
     return [*chances, *counts, kept, shortened(shown(choice), 34), shown(row["prompt"])]
 
 
-def _settings(given: argparse.Namespace) -> Settings:
-    asked = {name: getattr(given, _option(name).key) for name in SHARED} | {"prompts": given.prompts}
-    settings = resolve(lambda option: asked.get(option.name), lambda _: None, Path.cwd())
-    for name, several in (("model", settings.models), ("dtype", settings.dtypes)):
-        if len(several) > 1:
-            raise UsageError(f"margins asks one {name} at a time, not {', '.join(several)}; run it once for each")
-    return settings
-
-
-def _whole(name: str, text: str | int) -> int:
-    if not str(text).isdecimal() or int(text) < 1:
-        raise UsageError(f"{name} {text!r} is not a whole number from 1 up")
-    return int(text)
-
-
 def _share(name: str, text: str | float) -> float:
     try:
         share = float(text)
@@ -112,17 +91,6 @@ def _share(name: str, text: str | float) -> float:
     return share
 
 
-def _writable(given: argparse.Namespace) -> None:
-    """Refuse what could not be written after minutes of work."""
-    for name in ("json", "csv"):
-        path = getattr(given, name)
-        if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-            raise UsageError(f"{name} {path!r} is no file in a folder that exists; name one")
-    report = getattr(given, _option("report").key)
-    if report and Path(report).exists() and not Path(report).is_dir():
-        raise UsageError(f"report {report!r} is a file; name a folder")
-
-
 def _write(given: argparse.Namespace, settings: Settings, result: Result, words: Sequence[str]) -> list[str]:
     """Write what was asked for; return a line for each."""
     from stabilitykit.report.csv import table
@@ -130,26 +98,11 @@ def _write(given: argparse.Namespace, settings: Settings, result: Result, words:
 
     written = []
     if given.json:
-        written.append(Path(given.json))
-        atomic_write(written[-1], result.to_json() + "\n")
+        written.append(write_json(given.json, result))
     if given.csv:
         written.append(Path(given.csv))
         columns = tuple(dict.fromkeys(key for row in result.rows for key in row))
         atomic_write(written[-1], table(columns, result.rows))
     if settings.report:
-        written.append(_report(settings, result, words))
+        written.append(write_report(settings, result, "margins", words))
     return [f"written: {path}" for path in written]
-
-
-def _report(settings: Settings, result: Result, words: Sequence[str]) -> Path:
-    from stabilitykit.report import write_one
-
-    assert settings.report is not None
-    model = re.sub(r"[^\w.@-]+", "_", re.split(r"[/\\]", settings.models[0].rstrip("/\\"))[-1])
-    command = shlex.join(["stabilitykit", "margins", *words])
-    check_id = f"{result.check_id}[{model}-{settings.dtypes[0]}]"
-    return write_one(result, settings.report, check_id, command, settings.to_dict())
-
-
-def _option(name: str) -> Option:
-    return next(option for option in OPTIONS if option.name == name)

@@ -87,9 +87,9 @@ def prompt_rows(
     return sorted(rows, key=lambda row: (-row["forecast"], -row["flips_seen"], row["number"]))
 
 
-def way_rows(decisions: Sequence[Decisions]) -> list[Row]:
+def way_rows(decisions: Sequence[Decisions], reference: str = "decode") -> list[Row]:
     """Return a row a way, the reference first: whether it has bits of its own, what it flips, how far margins move."""
-    names = ["decode", *(way.name for way in decisions[0].ways)]
+    names = [reference, *(way.name for way in decisions[0].ways)]
     rows: list[Row] = []
     for way, name in enumerate(names):
         moved = np.concatenate([(one.margins[way] - one.margins[0]).ravel() for one in decisions])

@@ -100,4 +100,4 @@ def _bounds(distance: Floats, n: int, freedom: float, confidence: float) -> tupl
 def any_of(probabilities: Floats, axis: int = -1) -> Floats:
     """Return 1 - prod (1 - p) along an axis, exact for small p: the chance of at least one of independent events."""
     with np.errstate(divide="ignore"):
-        return np.asarray(-np.expm1(np.log1p(-np.minimum(probabilities, 1.0)).sum(axis=axis)))
+        return np.asarray(-np.expm1(np.log1p(-np.minimum(probabilities, 1.0)).sum(axis=axis)) + 0.0)  # never -0

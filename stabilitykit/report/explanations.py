@@ -72,6 +72,7 @@ CHAPTERS = (
         "Whether the text that the model writes hangs by a thread, and which prompts would read differently elsewhere.",
         {
             "Margins": "Which prompts would another device continue with another token?",
+            "WordByWord": "How well is each next word of a text predicted, and which of them hang by a thread?",
             "Ledger": "Which operation's rounding moved the margin of the next token, and by how much?",
         },
     ),

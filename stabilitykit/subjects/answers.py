@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from stabilitykit.numerics.bits import name_of, raw_bytes
 from stabilitykit.numerics.digest import digest
+from stabilitykit.subjects.checked_lines import append_lines, whole_lines
 from stabilitykit.subjects.environment import environment, numeric_key
 from stabilitykit.subjects.subject import Subject
 
@@ -107,7 +107,7 @@ class Answers:
         kept.begun.add(path)
         self._path = path
         if kept.resumed:
-            self._former.extend(_read(path))
+            self._former.extend(json.loads(text) for text in whole_lines(path))
         else:
             path.unlink(missing_ok=True)
 
@@ -116,25 +116,8 @@ class Answers:
         if self._path is None or time.monotonic() - self._written < EVERY:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{zlib.crc32(text.encode()):08x} {text}\n" for text in self._unwritten)
+        append_lines(self._path, self._unwritten)
         self._unwritten, self._written = [], time.monotonic()
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the answers in a file up to the first torn or damaged line, and cut the file off there."""
-    if not path.exists():
-        return []
-    found, whole = [], 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        crc, _, text = line.rstrip(b"\n").partition(b" ")
-        if not line.endswith(b"\n") or crc != f"{zlib.crc32(text):08x}".encode():
-            break
-        found.append(json.loads(text))
-        whole += len(line)
-    with path.open("r+b") as file:
-        file.truncate(whole)
-    return found
 
 
 def _plain(output: Tensor | None) -> dict[str, Any] | None:

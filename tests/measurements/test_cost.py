@@ -78,6 +78,7 @@ def suite(profile, loaded):
         (sk.Signature(["ab,cd", "efg.h"]), planted),
         (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
+        (sk.WordByWord(tokens=profile.passage[0], sample=profile.passage[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),
     ]
 
