@@ -98,7 +98,7 @@ def decide(text: Text, ways: Sequence[Way], rivals: int, wide: nn.Module | None 
         rivals=order.cpu().numpy(),
         logits=np.stack([one.logits for one in read]),
         argmax=np.stack([one.taken for one in read]),
-        spacing=spacing(largest.to(_grid(first)))[:, 0].cpu().numpy(),
+        spacing=spacing(largest.to(grid(first)))[:, 0].cpu().numpy(),
         tied=(first == largest).sum(dim=1).cpu().numpy(),
         bits=tuple(one.bits for one in read),
         heads=np.stack(heads) if len(heads) == len(read) else None,
@@ -107,7 +107,7 @@ def decide(text: Text, ways: Sequence[Way], rivals: int, wide: nn.Module | None 
     )
 
 
-def _grid(logits: Tensor) -> torch.dtype:
+def grid(logits: Tensor) -> torch.dtype:
     """Return the narrowest dtype that holds every logit: models that widen the head's output do not refine its grid."""
     for narrow in (torch.bfloat16, torch.float16):
         if bool((logits.to(narrow).to(logits.dtype) == logits).all()):
