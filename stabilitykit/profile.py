@@ -25,7 +25,8 @@ class Profile:
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
-    that are sampled, and whether eigenpairs are computed.
+    that are sampled, and whether eigenpairs are computed. `suite`: questions, roles they are asked in, and tokens of
+    each answer; `sample`: tokens whose distances are compared in embedding and head.
     """
 
     name: str
@@ -62,6 +63,8 @@ class Profile:
     spectra: tuple[str, int | None]
     readout: tuple[int | None, int]
     defects: tuple[int, bool]
+    suite: tuple[int | None, int | None, int]
+    sample: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -101,6 +104,8 @@ PROFILES = {
         spectra=("all", 2),
         readout=(2, 6),
         defects=(48, False),
+        suite=(6, 1, 2),
+        sample=384,
     ),
     "standard": Profile(
         "standard",
@@ -137,6 +142,8 @@ PROFILES = {
         spectra=("norm", None),
         readout=(None, 24),
         defects=(512, True),
+        suite=(None, 2, 12),
+        sample=1500,
     ),
     "paper": Profile(
         "paper",
@@ -176,5 +183,7 @@ PROFILES = {
         spectra=("all", None),
         readout=(None, 100),
         defects=(2048, True),
+        suite=(None, None, 50),
+        sample=3000,
     ),
 }

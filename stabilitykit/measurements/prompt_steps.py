@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from stabilitykit.measurements.decisions import grid
+from stabilitykit.measurements.first_states import TOP, keep
 from stabilitykit.measurements.last_states import largest, word
 from stabilitykit.numerics.bits import spacing
 from stabilitykit.prompts import Labelled
 from stabilitykit.subjects.generation import Text
 
 Row = Mapping[str, Any]
-
-TOP = 5
-"""Tokens that are listed of the first step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +38,7 @@ def answered(text: Text, number: int, labelled: Labelled) -> Answer:
     top: tuple[Row, ...] = ()
     for step, logits in enumerate(text.greedy()):
         if not step:
+            keep(text, logits)
             first, top = _spread(logits), tuple(_top(text, logits, about))
         steps.append({"part": "token", **about, "step": step, **_step(text, logits)})
     return Answer(_whole(text, about, labelled, steps, first), tuple(steps), top)

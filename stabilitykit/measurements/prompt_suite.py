@@ -36,8 +36,8 @@ class PromptSuite(Measurement[LoadedModel]):
     The margin of a token is the largest logit less the next one, exact: how much rounding must move before another
     token is taken. A prompt's is the median over its tokens, a question's the mean over its prompts, a kind's the mean
     over its questions. Prompts of one question are alike, so intervals draw whole questions (`numerics.clusters`);
-    rows have the interval that ignores this beside it. Kinds are compared with the kind of the first question. A token
-    is tied if the two logits are equal, and nearly so if they are at most one bfloat16 ULP of the larger one apart: what
+    rows have the interval that ignores this beside it. Kinds are compared with that of the first question. A token is
+    tied if the two logits are equal, and nearly so if they are at most one bfloat16 ULP of the larger one apart: what
     logits of 16 bits cannot tell apart, or only just.
 
     `form`: "chat" asks in the user's turn of the model's own chat template, "plain" continues the text itself, "auto"
@@ -110,7 +110,7 @@ class PromptSuite(Measurement[LoadedModel]):
         anatomy = find(subject.model)
         asked = crossed(self.questions, self.roles)
         ids = [question_ids(subject, anatomy, one.text, form) for one in asked]
-        texts = [Text(subject, own, self.tokens, anatomy, listens=False) for own in ids]
+        texts = [Text(subject, own, self.tokens, anatomy) for own in ids]
         answers = []
         with bar(len(texts), "answers", "prompt") as progress:
             for number, (text, labelled) in enumerate(zip(texts, asked, strict=True)):

@@ -1,4 +1,4 @@
-"""The mean of values that come in clusters, such as all prompts of one question, and how sure a few clusters make it."""
+"""The mean of values that come in clusters, such as all prompts of one question, and how sure a few of them make it."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +20,7 @@ _SPARE = 8
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """Of n vectors the k rows nearest by cosine: `ids` (n, k), the nearest first, equal ones by id; `cosines` (n, k)."""
+    """Of n vectors the k rows nearest by cosine: `ids` (n, k), the nearest first, equal ones by id, and `cosines`."""
 
     ids: NDArray[np.int64]
     cosines: Floats
@@ -42,14 +42,14 @@ def nearest(W: Tensor, X: Floats, count: int) -> Nearest:
         found = np.nan_to_num(U @ block.T, nan=-np.inf)
         numbers = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
         ids, cosines = _best(np.concatenate([ids, numbers], 1), np.concatenate([cosines, found], 1), kept)
-    again = np.stack([row_cosines(W, own, x) for own, x in zip(ids, X, strict=True)])
+    again = np.stack([row_cosines(W, own.tolist(), x) for own, x in zip(ids, X, strict=True)])
     order = np.lexsort((ids, -np.nan_to_num(again, nan=-np.inf)))[:, :count]
     return Nearest(np.take_along_axis(ids, order, 1), np.take_along_axis(again, order, 1))
 
 
-def row_cosines(W: Tensor, ids: NDArray[np.int64], x: Floats) -> Floats:
+def row_cosines(W: Tensor, ids: Sequence[int], x: Floats) -> Floats:
     """Return the cosines of some rows of W with a vector x (H,): (k,), each row multiplied by itself; nan without."""
-    rows = W[torch.from_numpy(np.ascontiguousarray(ids)).to(W.device)].double().cpu().numpy()
+    rows = W[list(ids)].double().cpu().numpy()
     return np.asarray((unit(rows) * unit(x[None])).sum(axis=1))
 
 
