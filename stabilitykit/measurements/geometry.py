@@ -152,7 +152,8 @@ class Geometry(Measurement[LoadedModel]):
         rows: list[Row] = [
             {"part": "matrix", "matrix": "embedding", "digest": tie.embedding_digest, "tying": tie.kind}
             | (lengths if one else row_lengths(E)),
-            {"part": "matrix", "matrix": "head", "digest": tie.head_digest, "tying": tie.kind} | lengths,
+            {"part": "matrix", "matrix": "head", "digest": tie.head_digest, "tying": tie.kind}
+            | {**lengths, "differing_elements": tie.differing_elements},
             *({**row, "correlation": between[row["distance"]]} for row in sample_rows(found)),
         ]
         return rows, {"sample": ids, **histograms(found, "cosine"), **histograms(found, "euclidean")}, tie
