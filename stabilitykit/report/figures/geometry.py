@@ -114,7 +114,7 @@ def _drift(result: Result) -> Figure | None:
     trace: Trace = {
         "type": "heatmap",
         "x": [label(role) for role in roles],
-        "y": [f"{place + 1}. {label(question, 24)}" for place, question in enumerate(questions)],
+        "y": [f"{place + 1}. {label(question, 18)}" for place, question in enumerate(questions)],
         "z": [[finite(row.get("cosine")) for row in line] for line in cells],
         "hovertext": [[hover(row, _DRIFT) for row in line] for line in cells],
         "hoverinfo": "text",
@@ -139,24 +139,24 @@ def _distances(result: Result, states: Rows) -> Figure | None:
     if cosine is None or len(states) < 2:
         return None
     shown = min(len(states), _CELLS)
-    said = [hover(row, {"question": "", "role": "role"}) for row in states[:shown]]
+    questions = list(dict.fromkeys(row.get("question") for row in states))
+    names = [f"{questions.index(row.get('question')) + 1}, {label(row.get('role'), 12)}" for row in states[:shown]]
     trace: Trace = {
         "type": "heatmap",
-        "x": list(range(shown)),
-        "y": list(range(shown)),
+        "x": names,
+        "y": names,
         "z": [[None if i == j else float(f"{cosine[i, j]:.4g}") for j in range(shown)] for i in range(shown)],
-        "hovertext": [[f"{one}<br>{two}" for two in said] for one in said] if shown <= 16 else None,
-        "hoverinfo": "text+z" if shown <= 16 else "x+y+z",
+        "hoverinfo": "x+y+z",
         "colorscale": SCALE,
         "colorbar": bar("1 - cosine"),
     }
     shape = layout(
         420,
-        xaxis=axis("prompt", showgrid=False, constrain="domain"),
-        yaxis=axis("prompt", showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain"),
+        xaxis=axis("", type="category", showgrid=False, nticks=12, tickangle=-60),
+        yaxis=axis("", type="category", showgrid=False, nticks=12, autorange="reversed"),
     )
     cut = f" The first {shown} of {len(states)}." if shown < len(states) else ""
-    caption = f"Every pair of prompts; questions in order, each without a role and then in its roles.{cut}"
+    caption = f"Every pair of prompts: the number of the question, as in the map, and the role.{cut}"
     return Figure("Distances between states", caption, [trace], shape)
 
 

@@ -92,13 +92,17 @@ def _by_role(result: Result, prompts: Rows) -> Figure:
             "role",
             tickmode="array",
             tickvals=list(range(1 + len(roles))),
-            ticktext=["all, mean", *(label(role) for role in roles)],
+            ticktext=["mean", *(label(role) for role in roles)],
             range=[-0.5, len(roles) + 0.5],
             showgrid=False,
+            tickangle=-30,
         ),
         yaxis=axis("median margin of an answer (logit)", rangemode="tozero"),
     )
-    caption = f"A point is one prompt's answer, {label(result.subject.get('form'))} form. {label(result.sentence, 400)}"
+    caption = (
+        f"A point is one prompt's answer, {label(result.subject.get('form'))} form. Diamonds: the mean over questions, "
+        "with an interval that draws questions."
+    )
     return Figure("Margins by kind and role", caption, traces, shape, wide=True)
 
 
