@@ -101,3 +101,11 @@ def test_equal_clusters_have_an_interval_without_width():
 def test_confidence_lies_between_0_and_1():
     with pytest.raises(UsageError, match="confidence"):
         clustered(np.ones(3), confidence=1.0)
+
+
+def test_the_skew_of_the_side_that_is_subtracted_is_turned_round():
+    """One cluster far above the others makes its side's mean uncertain upwards, and so the difference downwards."""
+    even, skewed = np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.0, 0.0, 0.0, 10.0])
+    above, below = clustered(skewed, even), clustered(even, skewed)
+    assert above.high - above.value > 1.2 * (above.value - above.low)
+    assert below.value - below.low > 1.2 * (below.high - below.value)
