@@ -60,6 +60,10 @@ class Labelled:
     question: str
     text: str
 
+    def place(self, number: int) -> dict[str, str | int]:
+        """Return the columns that say which prompt a row is of."""
+        return {"number": number, "kind": self.kind, "role": self.role, "question": self.question}
+
 
 NO_ROLE = "no role"
 """The label of a question that is asked without a role."""

@@ -38,7 +38,7 @@ from stabilitykit.numerics.projection import plane_of
 from stabilitykit.prompts import QUESTIONS, ROLES, Prompt, Role, crossed
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.anatomy import find
-from stabilitykit.subjects.chat import check_form, form_of, question_ids
+from stabilitykit.subjects.chat import SAID, check_form, form_of, question_ids
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.models import LoadedModel
 from stabilitykit.subjects.readout import matrix_of_head
@@ -203,15 +203,12 @@ def _mean(name: str, rows: Sequence[Row], column: str) -> dict[str, float]:
 
 
 def _sentence(values: Mapping[str, float | Reading], tie: Tying, form: str) -> str:
-    asked = "in the chat template" if form == "chat" else "as plain text"
     kinds = {
         "storage": "Embedding and head are one piece of memory.",
         "bits": "Embedding and head are equal bit for bit, in two pieces of memory.",
         "apart": "Embedding and head are different.",
     }
-    said = (
-        f"Asked {asked}, states stand at a mean cosine of {values['row_cosine']:.2g} to the rows of their first tokens"
-    )
+    said = f"Asked {SAID[form]}, states have a mean cosine of {values['row_cosine']:.2g} with their first tokens' rows"
     if "drift_over_question" in values:
         said += f"; a role moves them {values['drift_over_question']:.2g} times as far as another question does"
     said += (

@@ -32,7 +32,7 @@ class Answer:
 
 def answered(text: Text, number: int, labelled: Labelled) -> Answer:
     """Answer a prompt greedily. Cost: one row a token."""
-    about = {"number": number, "kind": labelled.kind, "role": labelled.role, "question": labelled.question}
+    about = labelled.place(number)
     steps: list[Row] = []
     first: dict[str, Any] = {}
     top: tuple[Row, ...] = ()

@@ -21,7 +21,7 @@ from stabilitykit.prompts import QUESTIONS, ROLES, Prompt, Role, crossed
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Worst
 from stabilitykit.subjects.anatomy import find
-from stabilitykit.subjects.chat import check_form, form_of, question_ids
+from stabilitykit.subjects.chat import SAID, check_form, form_of, question_ids
 from stabilitykit.subjects.generation import Text
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.models import LoadedModel
@@ -183,9 +183,8 @@ class PromptSuite(Measurement[LoadedModel]):
         }
 
     def _sentence(self, tokens: Sequence[Row], kinds: Sequence[Row], differences: Sequence[Row], form: str) -> str:
-        asked = "in the chat template" if form == "chat" else "as plain text"
         margins = [f"{row['value']:.3g} logit ({row['kind']})" for row in kinds if row["statistic"] == STATISTICS[0]]
-        said = f"Asked {asked}, answers have a margin of {', '.join(margins)}"
+        said = f"Asked {SAID[form]}, answers have a margin of {', '.join(margins)}"
         compared = [_compared(row, self.confidence) for row in differences if row["statistic"] == STATISTICS[0]]
         near = sum(row["near_tie"] for row in tokens)
         ties = sum(row["tied"] for row in tokens)

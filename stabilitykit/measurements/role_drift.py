@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stabilitykit.measurements.state_rows import States, about
+from stabilitykit.measurements.state_rows import States
 from stabilitykit.numerics.correlation import spearman
 from stabilitykit.prompts import NO_ROLE
 
@@ -34,7 +34,7 @@ def drift_rows(states: States) -> list[Row]:
             rows.append(
                 {
                     "part": "drift",
-                    **about(number, asked[number]),
+                    **asked[number].place(number),
                     **{kind: float(far[kind][place]) for kind in KINDS},
                     **{f"{kind}_rank": int(ranks[kind][place]) for kind in KINDS},
                     "beyond_mean": bool(far["cosine"][place] > far["cosine"].mean()),

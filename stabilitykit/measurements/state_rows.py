@@ -53,18 +53,13 @@ def compared(
     return States(loaded, asked, first, W, X, nearest(W, X, neighbours), *both)
 
 
-def about(number: int, labelled: Labelled) -> dict[str, Any]:
-    """Return the columns that say which prompt a row is of."""
-    return {"number": number, "kind": labelled.kind, "role": labelled.role, "question": labelled.question}
-
-
 def top_rows(states: States) -> Iterator[Row]:
     """Yield the first tokens of each prompt with the cosine of the state and their rows."""
     for number, (labelled, first) in enumerate(zip(states.asked, states.first, strict=True)):
         cosines = row_cosines(states.W, first.ids, states.X[number]).tolist()
         for rank, (token, logit, cosine) in enumerate(zip(first.ids, first.logits, cosines, strict=True), 1):
             found = {"rank": rank, "token_id": token, "token": word(states.loaded, token), "logit": logit}
-            yield {"part": "row", **about(number, labelled), **found, "cosine": cosine}
+            yield {"part": "row", **labelled.place(number), **found, "cosine": cosine}
 
 
 def pair_rows(states: States, similar: Floats) -> Iterator[Row]:
@@ -74,7 +69,7 @@ def pair_rows(states: States, similar: Floats) -> Iterator[Row]:
             names = {"token": word(states.loaded, first.ids[one]), "other": word(states.loaded, first.ids[two])}
             found = {"rank": one + 1, "other_rank": two + 1, **names}
             cosine = float(similar[number, one + 1, two + 1])
-            yield {"part": "pair", **about(number, labelled), **found, "cosine": cosine}
+            yield {"part": "pair", **labelled.place(number), **found, "cosine": cosine}
 
 
 def similarities(states: States) -> Floats:
@@ -93,7 +88,7 @@ def state_rows(states: States) -> Iterator[Row]:
         token, neighbour = first.ids[0], int(states.near.ids[number, 0])
         yield {
             "part": "state",
-            **about(number, labelled),
+            **labelled.place(number),
             "prompt": labelled.text,
             "norm": float(np.linalg.norm(h)),
             "mean": float(h.mean()),
@@ -116,7 +111,7 @@ def neighbour_rows(states: States) -> Iterator[Row]:
         ids, cosines = (array[number].tolist() for array in (states.near.ids, states.near.cosines))
         for rank, (token, cosine) in enumerate(zip(ids, cosines, strict=True), 1):
             said = {"rank": rank, "token_id": token, "token": word(states.loaded, token), "cosine": cosine}
-            yield {"part": "neighbour", **about(number, labelled), **said}
+            yield {"part": "neighbour", **labelled.place(number), **said}
 
 
 def distance_rows(states: States) -> Iterator[Row]:

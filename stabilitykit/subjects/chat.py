@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.models import LoadedModel
 
 FORMS = ("auto", "chat", "plain")
+SAID = {"chat": "in the chat template", "plain": "as plain text"}
+"""How a sentence says in which form was asked."""
 
 
 def check_form(form: str) -> None:

@@ -40,6 +40,21 @@ def test_rows_closer_than_float32_can_tell_are_in_order():
     assert nearest(W, x, 2).ids.tolist() == [[1, 0]]
 
 
+def test_more_close_rows_than_float32_can_tell():
+    """Forty of them, ever nearer: what picks candidates in float32 finds the first ones."""
+    W = torch.tensor([[1.0, (40 - k) * 1e-6] for k in range(40)], dtype=torch.float64)
+    assert nearest(W, np.array([[1.0, 0.0]]), 3).ids.tolist() == [[39, 38, 37]]
+
+
+@pytest.mark.parametrize("rows", [7, 101])
+def test_equal_rows_come_by_id_whatever_the_product_makes_of_them(rows):
+    """A product of matrices rounds the last of these rows differently, because of where it stands."""
+    W = torch.from_numpy(drawn(577)).repeat(rows, 1)
+    found = nearest(W, drawn(3, 577, seed=5), 2)
+    assert found.ids.tolist() == [[0, 1]] * 3
+    assert (found.cosines[:, 0] == found.cosines[:, 1]).all()
+
+
 def test_equal_rows_come_by_id(monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 3)
     W = torch.from_numpy(drawn(12, 5))
@@ -54,6 +69,7 @@ def test_a_row_without_length_comes_last():
     found = nearest(W, np.array([[1.0, 0.0]]), 3)
     assert found.ids.tolist() == [[2, 1, 0]]
     assert np.isnan(found.cosines[0, 2])
+    assert nearest(W[:2], np.array([[1.0, 0.0]]), 1).ids.tolist() == [[1]], "also behind one that points away"
 
 
 def test_asking_for_more_rows_than_there_are_gives_all():
