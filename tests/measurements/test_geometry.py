@@ -17,6 +17,7 @@ from stabilitykit.numerics.digest import digest
 from stabilitykit.numerics.pairwise import Pairs
 from stabilitykit.prompts import NO_ROLE, crossed
 from stabilitykit.subjects.anatomy import find
+from stabilitykit.subjects.noise import threads
 
 ASKED = (sk.Prompt("a fact?", "factual"), sk.Prompt("no fact?", "unfactual"), sk.Prompt("two?", "factual"))
 ROLES = sk.ROLES[:2]
@@ -311,6 +312,13 @@ def test_states_of_the_prompt_suite_are_used_again():
     assert fresh.execution.forwards == 9
     assert again.arrays["states"].tobytes() == fresh.arrays["states"].tobytes()
     assert [dict(row) for row in again.rows] == [dict(row) for row in fresh.rows]
+
+
+def test_states_of_another_number_of_threads_are_not():
+    loaded = sk.load("tiny")
+    assert [asked(loaded).execution.forwards for _ in range(2)] == [9, 0]
+    with threads(torch.get_num_threads() + 1):
+        assert asked(loaded).execution.forwards == 9
 
 
 def test_one_prompt_has_no_distance_and_no_drift():

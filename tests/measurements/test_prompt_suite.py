@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.numerics.clusters import clustered
 from stabilitykit.prompts import NO_ROLE, crossed
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.chat import form_of, question_ids
@@ -142,6 +143,32 @@ def test_the_interval_takes_questions_for_the_units():
     ]
     assert row["value"] == pytest.approx(np.mean(by_question[0]) - np.mean(by_question[1]))
     assert row["low"] < row["value"] < row["high"]
+    by_hand = clustered(*(np.array(means) for means in by_question))
+    assert (row["low"], row["high"]) == pytest.approx((by_hand.low, by_hand.high))
+    of_prompts = clustered(
+        *(np.array([r["median_margin"] for r in rows(result, "prompt", kind=k)]) for k in ("one", "two"))
+    )
+    assert (row["naive_low"], row["naive_high"]) == (of_prompts.low, of_prompts.high)
+
+
+def test_groups_of_kind_and_role_are_averaged():
+    loaded = sk.load("tiny")
+    ids, _ = plain(loaded, "two?", 4)
+    loaded.model.generation_config.eos_token_id = ids[1]
+    result = sk.measure(sk.PromptSuite(ASKED, [CAPTAIN], 4), loaded, progress=False)
+    prompts = rows(result, "prompt")
+    groups = rows(result, "group")
+    assert [(row["kind"], row["role"]) for row in groups] == [
+        (kind, role) for kind in ("factual", "unfactual") for role in (NO_ROLE, "captain")
+    ]
+    for group in groups:
+        own = [row for row in prompts if (row["kind"], row["role"]) == (group["kind"], group["role"])]
+        tokens = [row["tokens"] for row in own]
+        assert (group["prompts"], group["tokens"]) == (len(own), np.mean(tokens))
+        assert (group["tokens_least"], group["tokens_most"]) == (min(tokens), max(tokens))
+        assert group["median_margin"] == pytest.approx(np.mean([row["median_margin"] for row in own]))
+        assert group["near_tie_share"] == pytest.approx(np.mean([row["near_tie_share"] for row in own]))
+    assert any(row["tokens_least"] < row["tokens_most"] for row in groups)
 
 
 def tied_model(toys, first, second, width=torch.float32):
