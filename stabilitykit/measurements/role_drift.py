@@ -43,7 +43,7 @@ def drift_rows(states: States) -> list[Row]:
     return rows
 
 
-def role_rows(drifts: Sequence[Row], tops: Sequence[Row]) -> list[Row]:
+def role_rows(drifts: Sequence[Row], tops: Sequence[Row]) -> Sequence[Row]:
     """Return each role's mean drift over the questions, its ranks, and how its states stand to their first tokens."""
     roles = list(dict.fromkeys(row["role"] for row in tops))
     found = []
@@ -57,7 +57,7 @@ def role_rows(drifts: Sequence[Row], tops: Sequence[Row]) -> list[Row]:
         order = sorted((row for row in found if row["role"] != NO_ROLE), key=lambda row: -row[f"{kind}_drift"])
         for rank, row in enumerate(order, 1):
             row[f"{kind}_rank"] = rank
-    return list(found)
+    return found
 
 
 def agreement(drifts: Sequence[Row]) -> float:

@@ -197,7 +197,7 @@ class Letters:
 
 @pytest.mark.parametrize(
     ("first", "second", "tied", "near"),
-    [(20.0, 20.0, 1.0, 1.0), (20.0, 19.875, 0.0, 1.0), (20.0, 19.7, 0.0, 0.0)],
+    [(20.0, 20.0, 1.0, 1.0), (20.0, 20.0 - 2**-19, 0.0, 1.0), (20.0, 19.875, 0.0, 1.0), (20.0, 19.7, 0.0, 0.0)],
 )
 def test_ties_and_near_ties_are_counted(toys, first, second, tied, near):
     """One bfloat16 ULP at 20 is 0.125."""

@@ -101,6 +101,16 @@ def test_the_share_of_tokens_counts_exact_ties_too(suite):
     assert min(factual["x"]) > 0
 
 
+def test_a_long_curve_is_thinned_but_reaches_the_end(suite):
+    token = rows(suite, "token", kind="factual")[0]
+    many = tuple({**token, "margin_ulp": float(place + 1)} for place in range(999))
+    kept = tuple(row for row in suite.rows if row["part"] != "token")
+    factual = figures(replace(suite, rows=kept + many))[2].traces[0]
+    assert 200 <= len(factual["x"]) <= 260
+    assert (factual["x"][-1], factual["y"][-1]) == (999.0, 1.0)
+    assert factual["y"] == pytest.approx([x / 999 for x in factual["x"]])
+
+
 def test_one_kind_has_no_difference_to_draw():
     result = sk.measure(sk.PromptSuite(ASKED[:1], (), 2), sk.load("tiny"), progress=False)
     first, shares = figures(result)

@@ -185,9 +185,9 @@ def _shares(result: Result, prompts: Rows) -> Figure | None:
     for kind, color in colors(prompts).items():
         own = sorted(row["margin_ulp"] for row in tokens if row.get("kind") == kind)
         every = [row for row in kept(result, "token", "margin_ulp") if row.get("kind") == kind]
-        step = max(1, len(own) // 200)
-        x = own[::step]
-        y = [(len(every) - len(own) + place * step + 1) / len(every) for place in range(len(x))]
+        places = sorted({*range(0, len(own), max(1, len(own) // 200)), *range(len(own))[-1:]})
+        x = [own[place] for place in places]
+        y = [(len(every) - len(own) + place + 1) / len(every) for place in places]
         line = {"color": color, "width": 1.8, "shape": "hv"}
         trace = {"type": "scatter", "mode": "lines", "name": label(kind), "x": x, "y": y, "line": line}
         traces.append({**trace, "hovertemplate": "%{y:.3f} of tokens within %{x:.4g} ULP<extra></extra>"})
