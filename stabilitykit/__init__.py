@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
+    from stabilitykit.measurements.geometry import Geometry as Geometry
     from stabilitykit.measurements.head_replay import HeadReplay as HeadReplay
     from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.prediction import WordByWord as WordByWord
     from stabilitykit.measurements.prediction_spread import PredictionSpread as PredictionSpread
     from stabilitykit.measurements.process_invariance import ProcessInvariance as ProcessInvariance
+    from stabilitykit.measurements.prompt_suite import PromptSuite as PromptSuite
     from stabilitykit.measurements.readout_angles import ReadoutAngles as ReadoutAngles
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
@@ -83,7 +85,10 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
     from stabilitykit.numerics.lattice import perturb as perturb
+    from stabilitykit.prompts import QUESTIONS as QUESTIONS
+    from stabilitykit.prompts import ROLES as ROLES
     from stabilitykit.prompts import Prompt as Prompt
+    from stabilitykit.prompts import Role as Role
     from stabilitykit.report.read import read as read
     from stabilitykit.results.by_block import by_block as by_block
     from stabilitykit.results.failure import StabilityFailure as StabilityFailure
@@ -189,6 +194,11 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "CrossDevice",
     "CrossDrift",
     "Prompt",
+    "PromptSuite",
+    "Geometry",
+    "Role",
+    "QUESTIONS",
+    "ROLES",
     "Recording",
     "OperationLog",
     "operations_at",

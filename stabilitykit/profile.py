@@ -27,6 +27,8 @@ class Profile:
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
     that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are
     predicted, None for all, and how many of them give the noise.
+    that are sampled, and whether eigenpairs are computed. `suite`: questions, roles they are asked in, and tokens of
+    each answer; `sample`: tokens whose distances are compared in embedding and head.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Profile:
     readout: tuple[int | None, int]
     defects: tuple[int, bool]
     passage: tuple[int | None, int]
+    suite: tuple[int | None, int | None, int]
+    sample: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -104,6 +108,8 @@ PROFILES = {
         readout=(2, 6),
         defects=(48, False),
         passage=(48, 8),
+        suite=(6, 1, 2),
+        sample=384,
     ),
     "standard": Profile(
         "standard",
@@ -141,6 +147,8 @@ PROFILES = {
         readout=(None, 24),
         defects=(512, True),
         passage=(None, 64),
+        suite=(None, 2, 12),
+        sample=1500,
     ),
     "paper": Profile(
         "paper",
@@ -181,5 +189,7 @@ PROFILES = {
         readout=(None, 100),
         defects=(2048, True),
         passage=(None, 256),
+        suite=(None, None, 50),
+        sample=3000,
     ),
 }

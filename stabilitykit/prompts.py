@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,85 @@ the width of a hand. In code:
 Auf der Karte heißt der Ort „Neue Insel“, and those who live there call it simply \U0001f3dd.
 """
 """What the ready-made suite predicts word by word: prose, speech, numbers, code, and a line in two languages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Who a model is told to be before it is asked something; the one without a text is nobody in particular."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A question in a role. The labels are fields of their own: no result is grouped by a part of a word."""
+
+    kind: str
+    role: str
+    question: str
+    text: str
+
+    def place(self, number: int) -> dict[str, str | int]:
+        """Return the columns that say which prompt a row is of."""
+        return {"number": number, "kind": self.kind, "role": self.role, "question": self.question}
+
+
+NO_ROLE = "no role"
+"""The label of a question that is asked without a role."""
+
+QUESTIONS = (
+    Prompt("Which gas do plants take in to make sugar?", "factual"),
+    Prompt("Which gas do stones take in to make honey?", "false premise"),
+    Prompt("How many legs does a spider have?", "factual"),
+    Prompt("How many legs does a rainbow have?", "false premise"),
+    Prompt("Which river flows through Cairo?", "factual"),
+    Prompt("Which river flows through the middle of the Sun?", "false premise"),
+    Prompt("What is the square root of 81?", "factual"),
+    Prompt("What is the square root of Thursday?", "false premise"),
+    Prompt("Which metal is liquid at room temperature?", "factual"),
+    Prompt("Which metal is afraid of the dark?", "false premise"),
+    Prompt("What language is spoken in Brazil?", "factual"),
+    Prompt("What language is spoken by the mountains of Norway?", "false premise"),
+    Prompt("How many minutes are in three hours?", "factual"),
+    Prompt("How many minutes are in a litre of milk?", "false premise"),
+    Prompt("Which organ pumps blood through the body?", "factual"),
+    Prompt("Which organ pumps blood through a bicycle?", "false premise"),
+    Prompt("What is frozen water called?", "factual"),
+    Prompt("What is frozen silence called?", "false premise"),
+    Prompt("Which planet is known for its large rings?", "factual"),
+    Prompt("Which planet is known for its large elephants?", "false premise"),
+)
+"""Ten questions with an answer, each before one that begins alike and assumes what is false."""
+
+ROLES = (
+    Role("teacher", "You are a primary school teacher."),
+    Role("captain", "You are a retired sea captain."),
+    Role("lawyer", "You are a tax lawyer."),
+    Role("drummer", "You are a jazz drummer."),
+)
+
+
+def crossed(questions: Sequence[Prompt], roles: Sequence[Role]) -> tuple[Labelled, ...]:
+    """Return each question without a role and then in each role, whose text stands before it.
+
+    UsageError for no question, one that is no `Prompt`, a label without a letter, two equal ones, or `NO_ROLE`.
+    """
+    if isinstance(questions, str) or not questions or not all(isinstance(one, Prompt) for one in questions):
+        raise UsageError('questions is a list of Prompt("text", "kind"), with at least one')
+    if not all(isinstance(one, Role) for one in roles):
+        raise UsageError('roles is a list of Role("name", "text"), empty for none')
+    names = [NO_ROLE, *(role.name for role in roles)]
+    for what, labels in (("question", [one.text for one in questions]), ("role", names)):
+        if len(set(labels)) < len(labels) or not all(label.strip() for label in labels):
+            raise UsageError(f"each {what} needs a text of its own to be told apart, not {labels!r}")
+    if not all(one.kind.strip() for one in questions):
+        raise UsageError("each question needs a kind, such as factual")
+    return tuple(
+        Labelled(one.kind, role.name, one.text, f"{role.text} {one.text}".strip())
+        for one in questions
+        for role in (Role(NO_ROLE, ""), *roles)
+    )
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -88,6 +88,14 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Questions and roles",
+        "Questions with an answer and questions without one: which answers hang by a thread, and what a role changes.",
+        {
+            "PromptSuite": "Are answers to questions that assume what is false nearer to a flip?",
+            "Geometry": "How do the states behind prompts lie, and how far does a role move them?",
+        },
+    ),
+    Chapter(
         "Two machines",
         "The same model, the same prompts, other kernels: where texts part, where bits part, and who decided it.",
         {
@@ -243,6 +251,10 @@ GLOSSARY = {
     "decision plane": "The last states on which two tokens have equal logits: the change that it takes for a tie.",
     "logit lens": "What the model would say if it ended behind a block: its state read by the final norm and the head.",
     "basis vector": "A column of the head: what one unit of one component adds to the logit of every token.",
+    "near tie": "Two logits at most one bfloat16 ULP apart: what 16 bits cannot tell apart, or only just.",
+    "clustered interval": "An interval that draws whole questions, since prompts of one question are alike.",
+    "role drift": "How far a role moves the state behind a question, as 1 - cosine.",
+    "tied": "Embedding and head are the same numbers, bit for bit: tokens leave by the rows they entered by.",
     "singular value": "The factor by which the model stretches a small change along one direction of its input.",
     "residual": "How far a computed singular value can be from the true one, from the equation it should satisfy.",
 }

@@ -77,6 +77,8 @@ def suite(profile, loaded):
         *((kind(["The capital of France is"] * 2, profile.readout[1]), loaded) for kind in READOUTS),
         (sk.Signature(["ab,cd", "efg.h"]), planted),
         (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
+        (sk.Geometry(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], sample=profile.sample), loaded),
+        (sk.PromptSuite(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], profile.suite[2]), loaded),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.WordByWord(tokens=profile.passage[0], sample=profile.passage[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),

@@ -17,6 +17,7 @@ from stabilitykit.report.figures import (
     fan,
     fate,
     gains,
+    geometry,
     head_spectra,
     invariances,
     jumps,
@@ -29,6 +30,7 @@ from stabilitykit.report.figures import (
     parts,
     prediction,
     profiles,
+    prompts,
     readout,
     readout_states,
     recordings,
@@ -97,6 +99,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "HeadReplay": readout_states.draw_replay,
     "SingularDefects": defects.draw,
     "Signature": defects.draw_signature,
+    "PromptSuite": prompts.draw,
+    "Geometry": geometry.draw,
 }
 
 

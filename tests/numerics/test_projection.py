@@ -1,0 +1,52 @@
+"""The plane of a set of vectors: against the eigenvectors of their covariance, and what a picture must not do."""
+
+import numpy as np
+import pytest
+
+from stabilitykit.numerics.projection import plane_of
+
+
+def drawn(*shape, seed=0):
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
+
+
+def test_scores_are_those_of_the_covariance():
+    X = drawn(9, 5)
+    found = plane_of(X)
+    centred = X - X.mean(0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    for axis in range(2):
+        v = vectors[:, -1 - axis]
+        v = v * np.sign(v[np.abs(v).argmax()])
+        assert found.scores[:, axis] == pytest.approx(centred @ v, abs=1e-12)
+        assert found.shares[axis] == pytest.approx(values[-1 - axis] / values.sum())
+
+
+def test_points_of_a_plane_keep_their_distances():
+    plane = drawn(6, 2) @ np.linalg.qr(drawn(20, 2, seed=1))[0].T + 7.0
+    found = plane_of(plane)
+    assert found.shares.sum() == pytest.approx(1)
+    for i in range(6):
+        for j in range(6):
+            apart = np.linalg.norm(plane[i] - plane[j])
+            assert np.linalg.norm(found.scores[i] - found.scores[j]) == pytest.approx(apart, abs=1e-12)
+
+
+def test_the_sign_does_not_depend_on_that_of_the_points():
+    """The axis of -X is that of X, so the points are mirrored and no more."""
+    X = drawn(7, 4)
+    assert plane_of(-X).scores == pytest.approx(-plane_of(X).scores, abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_axes_beyond_the_rank_are_empty(rows):
+    found = plane_of(drawn(rows, 4))
+    assert found.scores.shape == (rows, 2)
+    assert found.shares.shape == (2,)
+    assert found.scores[:, 1].tolist() == [0.0] * rows
+    assert found.shares[0] == pytest.approx(float(rows > 1))
+
+
+def test_large_coordinates_are_centred_first():
+    X = drawn(5, 3)
+    assert plane_of(X + 1e6).scores == pytest.approx(plane_of(X).scores, abs=1e-8)
