@@ -13,3 +13,9 @@ def test_singular_defects(stability, stability_model):
 def test_signature(stability, stability_model):
     """Read the direction of the long tokens, and how far it depends on the prompts."""
     stability.measure(sk.Signature(stability.settings.prompts), stability_model)
+
+
+def test_block_flips(stability, stability_model):
+    """Give the float64 twin one block's rounding at a time, beside what may carry it."""
+    count, tokens = stability.profile.carried
+    stability.measure(sk.BlockFlips(stability.settings.prompts[:count], tokens), stability_model)

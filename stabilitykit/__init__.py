@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Finding as Finding
     from stabilitykit.measurements.base import Measurement as Measurement
     from stabilitykit.measurements.basis_vectors import BasisVectors as BasisVectors
+    from stabilitykit.measurements.block_flips import BlockFlips as BlockFlips
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
     from stabilitykit.measurements.boundary_jump import BoundaryJump as BoundaryJump
@@ -167,6 +168,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Fate",
     "MatmulChain",
     "WeightGain",
+    "BlockFlips",
     "BlockGain",
     "HeadSpectra",
     "WeightStatistics",

@@ -13,6 +13,7 @@ HOMES = {
     ),
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.basis_vectors": ("BasisVectors",),
+    "measurements.block_flips": ("BlockFlips",),
     "measurements.boundary": ("FirstChange", "StabilityFan"),
     "measurements.boundary_jump": ("BoundaryJump",),
     "measurements.cache_invariance": ("CacheInvariance",),

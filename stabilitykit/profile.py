@@ -25,7 +25,8 @@ class Profile:
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
-    that are sampled, and whether eigenpairs are computed.
+    that are sampled, and whether eigenpairs are computed. `carried`: prompts of which each block's rounding is carried
+    to the end (None for all), and tokens that follow each.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Profile:
     spectra: tuple[str, int | None]
     readout: tuple[int | None, int]
     defects: tuple[int, bool]
+    carried: tuple[int | None, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -101,6 +103,7 @@ PROFILES = {
         spectra=("all", 2),
         readout=(2, 6),
         defects=(48, False),
+        carried=(1, 1),
     ),
     "standard": Profile(
         "standard",
@@ -137,6 +140,7 @@ PROFILES = {
         spectra=("norm", None),
         readout=(None, 24),
         defects=(512, True),
+        carried=(None, 24),
     ),
     "paper": Profile(
         "paper",
@@ -176,5 +180,6 @@ PROFILES = {
         spectra=("all", None),
         readout=(None, 100),
         defects=(2048, True),
+        carried=(None, 96),
     ),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +12,8 @@ from torch import Tensor, nn
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics.gated_unit import nearest_linear
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.subjects.anatomy import PROBE, Anatomy, find
-from stabilitykit.subjects.sites import Tap
+from stabilitykit.subjects.anatomy import PROBE, find
+from stabilitykit.subjects.stream import joined, listening
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.models import LoadedModel
@@ -100,14 +98,11 @@ class ResidualBlocks:
 
         `ids` (1, T), run as one batch without a cache; one forward.
         """
-        taken: list[Tensor] = []
-        with torch.no_grad(), _listening(self.anatomy, taken):
+        with torch.no_grad(), listening(self.anatomy) as taken:
             self.anatomy.base(input_ids=ids.to(self.loaded.model.device), use_cache=False)
         self.loaded.counter.forwards += 1
         self.loaded.counter.calls += 1
-        if [tuple(one.shape) for one in taken] != [(1, ids.shape[1], self.anatomy.hidden_size)] * (len(self) + 1):
-            raise UnsupportedError(f"{self.loaded.spec} does not pass one vector a token from block to block")
-        return torch.cat(taken)
+        return joined(self.loaded, self.anatomy, taken, ids.shape[1])
 
     def __len__(self) -> int:
         """Return the number of blocks."""
@@ -138,18 +133,6 @@ class ResidualBlocks:
             f"block {number} of {self.loaded.spec} is not a pre-norm block with a gated feed-forward layer ({why}); "
             "its linear approximation is not known"
         )
-
-
-@contextmanager
-def _listening(anatomy: Anatomy, taken: list[Tensor]) -> Iterator[None]:
-    def keep(state: Tensor) -> None:
-        taken.append(state.detach().double().cpu())
-
-    with ExitStack() as hooks:
-        hooks.enter_context(Tap(anatomy.blocks[0], before=True).reading(keep))
-        for block in anatomy.blocks:
-            hooks.enter_context(Tap(block).reading(keep))
-        yield
 
 
 def _taken(number: int, module: nn.Module, entered: Tensor, config: Any) -> ResidualBlock:

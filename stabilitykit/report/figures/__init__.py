@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stabilitykit.report.figures import (
+    block_flips,
     chains,
     changes,
     defects,
@@ -93,6 +94,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "ReadoutAngles": readout_states.draw_angles,
     "NormAlignment": readout_states.draw_alignment,
     "HeadReplay": readout_states.draw_replay,
+    "BlockFlips": block_flips.draw,
     "SingularDefects": defects.draw,
     "Signature": defects.draw_signature,
 }
