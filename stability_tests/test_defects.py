@@ -19,3 +19,8 @@ def test_block_flips(stability, stability_model):
     """Give the float64 twin one block's rounding at a time, beside what may carry it."""
     count, tokens = stability.profile.carried
     stability.measure(sk.BlockFlips(stability.settings.prompts[:count], tokens), stability_model)
+
+
+def test_kept_projections(stability, stability_model):
+    """Take the perplexity in 8 bits, with and without the down-projections that exploding tokens pass."""
+    stability.measure(sk.KeptProjections(stability.settings.prompts, controls=stability.profile.kept), stability_model)

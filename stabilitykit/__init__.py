@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.head_replay import HeadReplay as HeadReplay
     from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
+    from stabilitykit.measurements.kept_projections import KeptProjections as KeptProjections
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.landscape import Landscape as Landscape
@@ -148,6 +149,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "ThreadInvariance",
     "ProcessInvariance",
     "OperatorProbe",
+    "KeptProjections",
     "KernelAccuracy",
     "KernelPair",
     "FirstChange",

@@ -29,6 +29,7 @@ HOMES = {
     "measurements.gain_by_dtype": ("GainByDtype",),
     "measurements.head_spectra": ("HeadSpectra",),
     "measurements.head_replay": ("HeadReplay",),
+    "measurements.kept_projections": ("KeptProjections",),
     "measurements.kernel_pair": ("KernelPair",),
     "measurements.kernels": ("KernelAccuracy",),
     "measurements.landscape": ("Landscape",),

@@ -26,7 +26,8 @@ class Profile:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
     that are sampled, and whether eigenpairs are computed. `carried`: prompts of which each block's rounding is carried
-    to the end (None for all), and tokens that follow each.
+    to the end (None for all), and tokens that follow each. `kept`: choices of as many other down-projections that those
+    of exploding blocks are set against.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Profile:
     readout: tuple[int | None, int]
     defects: tuple[int, bool]
     carried: tuple[int | None, int]
+    kept: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -104,6 +106,7 @@ PROFILES = {
         readout=(2, 6),
         defects=(48, False),
         carried=(1, 1),
+        kept=1,
     ),
     "standard": Profile(
         "standard",
@@ -141,6 +144,7 @@ PROFILES = {
         readout=(None, 24),
         defects=(512, True),
         carried=(None, 24),
+        kept=8,
     ),
     "paper": Profile(
         "paper",
@@ -181,5 +185,6 @@ PROFILES = {
         readout=(None, 100),
         defects=(2048, True),
         carried=(None, 96),
+        kept=39,
     ),
 }

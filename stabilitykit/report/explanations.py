@@ -123,6 +123,7 @@ CHAPTERS = (
         "A few tokens grow hundreds of times as long as all others. The weights foretell where; rounding feels it.",
         {
             "SingularDefects": "Which tokens explode, in which blocks, and do the weights of these say so?",
+            "KeptProjections": "Is the model better in 8 bits if the down-projections of these blocks stay?",
             "BlockFlips": "Does rounding change tokens by way of these blocks, or of the others?",
             "Signature": "Along which direction do they explode, and is it the direction of another model?",
         },

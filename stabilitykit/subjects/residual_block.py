@@ -123,10 +123,15 @@ class ResidualBlocks:
 
     def down_projection(self, number: int) -> nn.Module:
         """Return the module of a block that ends its feed-forward layer."""
+        return self.loaded.model.get_submodule(self.down_projection_name(number))
+
+    def down_projection_name(self, number: int) -> str:
+        """Return its name in the model."""
         try:
-            return self.anatomy.blocks[number].get_submodule("mlp.down_proj")
+            self.anatomy.blocks[number].get_submodule("mlp.down_proj")
         except AttributeError as error:
             raise self._refusal(number, str(error)) from error
+        return f"{self.anatomy.block_names[number]}.mlp.down_proj"
 
     def _refusal(self, number: int, why: str) -> UnsupportedError:
         return UnsupportedError(

@@ -77,6 +77,7 @@ def suite(profile, loaded):
         *((kind(["The capital of France is"] * 2, profile.readout[1]), loaded) for kind in READOUTS),
         (sk.Signature(["ab,cd", "efg.h"]), planted),
         (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
+        (sk.KeptProjections(["ab,cd", "efg.h"], controls=profile.kept), planted),
         (sk.BlockFlips(["The capital of France is"] * (profile.carried[0] or 5), profile.carried[1]), loaded),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),

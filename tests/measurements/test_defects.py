@@ -8,11 +8,11 @@ import torch
 from oracles.defective import BLOCKS, DECAYS, EXPLODES, READ, STEP, TRIGGERS, WRITTEN, defective
 
 import stabilitykit as sk
-from stabilitykit.measurements.down_projections import eight_bits
 from stabilitykit.measurements.high_norms import high_norms
 from stabilitykit.measurements.layer_directions import eigenpair, one_token, rayleigh
 from stabilitykit.measurements.pathways import trained_ids
 from stabilitykit.numerics.acute import acute_angle
+from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.prompts import DEFAULT_PROMPTS
 from stabilitykit.subjects.residual_block import ResidualBlocks
@@ -187,15 +187,7 @@ def test_down_projections_to_keep_are_those_that_lose_the_ordinary_tokens(result
     X = torch.cat(given).double()
     ordinary = torch.ones(len(X), dtype=torch.bool)
     ordinary[[2, 8]] = False
-    assert rows[EXPLODES]["zeroed"] == float((eight_bits(X)[ordinary] == 0).double().mean()) > 0.4 > rows[1]["zeroed"]
-
-
-def test_eight_bits_is_the_nearest_of_the_grid():
-    x = torch.tensor([-2.0, -0.5, 0.0, 0.012, 1.274, 2.54], dtype=torch.float64)
-    grid = torch.arange(-127, 128, dtype=torch.float64) * 0.02
-    nearest = grid[(x[:, None] - grid).abs().argmin(dim=1)]
-    assert torch.allclose(eight_bits(x), nearest, atol=1e-12)
-    assert torch.equal(eight_bits(torch.zeros(3)), torch.zeros(3))
+    assert rows[EXPLODES]["zeroed"] == float((on_grid(X)[ordinary] == 0).double().mean()) > 0.4 > rows[1]["zeroed"]
 
 
 def test_tau_is_the_middle_of_the_widest_gap_of_the_upper_half():

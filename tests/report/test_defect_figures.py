@@ -122,3 +122,15 @@ def test_damaged_rows_of_flips_are_left_out(carried: Result, value: object) -> N
         drawn(figure)
         assert "<script>" not in json.dumps(figure.to_dict())
     assert figures(replace(carried, rows=())) == []
+
+
+def test_choices_that_are_kept_are_bars_of_their_perplexity() -> None:
+    found = sk.measure(sk.KeptProjections(TEXTS, controls=2), defective(), progress=False)
+    (bars,) = named(found, "Down-projections that are kept").traces
+    assert bars["x"] == [row["perplexity"] for row in found.rows]
+    assert bars["y"][:2] == ["plain", "all rounded"]
+    assert [color == "var(--plot-blue)" for color in bars["marker"]["color"]] == [False] * 4 + [True] * 2
+    damaged = tuple({**row, "perplexity": value} for row, value in zip(found.rows, (None, "<b>", -1.0, 2.0, 3.0, 4.0)))
+    (figure,) = figures(replace(found, rows=damaged))
+    assert len(figure.traces[0]["x"]) == 3
+    assert figures(replace(found, rows=())) == []

@@ -95,6 +95,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "NormAlignment": readout_states.draw_alignment,
     "HeadReplay": readout_states.draw_replay,
     "BlockFlips": block_flips.draw,
+    "KeptProjections": defects.draw_kept,
     "SingularDefects": defects.draw,
     "Signature": defects.draw_signature,
 }
