@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -60,14 +60,14 @@ class FakeQuantised:
         self.loaded.counter.calls += 1
         return finite(output.logits[0].cpu())
 
-    def _rounded(self, module: nn.Module) -> Tensor:
-        weight: Tensor = module.weight.detach()  # type: ignore[assignment, operator, union-attr]
+    def _rounded(self, module: Any) -> Tensor:
+        weight: Tensor = module.weight.detach()
         turned = isinstance(module, Conv1D)  # its rows are the inputs'
         grid = on_grid(weight.T if turned else weight, self.bits, self.per)
         return grid.T.contiguous() if turned else grid
 
 
-def _matrices(block: nn.Module, stem: str) -> Iterator[tuple[str, nn.Module]]:
+def _matrices(block: nn.Module, stem: str) -> Iterator[tuple[str, Any]]:
     for name, module in block.named_modules(prefix=stem):
         if isinstance(module, nn.Linear | Conv1D) and module.weight.is_floating_point():
             yield name, module

@@ -44,12 +44,13 @@ def by_hand(loaded, ids, bits, per, kept=()):
             if hasattr(module, "weight") and module.weight.ndim == 2 and whole not in kept:
                 parent, _, leaf = whole.rpartition(".")
                 setattr(model.get_submodule(parent), leaf, Rounded(module, bits, per))
+    return _loss(model, ids)
+
+
+def _loss(model, ids):
     with torch.no_grad():
-        losses = [
-            -model(torch.tensor([one])).logits[0, :-1].double().log_softmax(1)[range(len(one) - 1), one[1:]]
-            for one in ids
-        ]
-    return float(torch.cat(losses).mean())
+        told = [model(torch.tensor([one])).logits[0, :-1].double().log_softmax(1) for one in ids]
+    return float(torch.cat([-x[range(len(one) - 1), one[1:]] for x, one in zip(told, ids, strict=True)]).mean())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
@@ -80,14 +81,8 @@ def test_perplexities_are_those_by_hand(result, model):
     kept = {f"model.layers.{k}.mlp.down_proj" for k in (EXPLODES, DECAYS)}
     assert found["all rounded"]["loss"] == pytest.approx(by_hand(model, ids, 8, "tensor"), rel=1e-6)
     assert found["blocks with a role kept"]["loss"] == pytest.approx(by_hand(model, ids, 8, "tensor", kept), rel=1e-6)
-    assert found["plain"]["perplexity"] == pytest.approx(math.exp(_plain(model, ids)), rel=1e-6)
+    assert found["plain"]["perplexity"] == pytest.approx(math.exp(_loss(model.model, ids)), rel=1e-6)
     assert result.readings["predicted_tokens"].value == sum(len(one) - 1 for one in ids)
-
-
-def _plain(model, ids):
-    with torch.no_grad():
-        told = [model.model(torch.tensor([one])).logits[0, :-1].double().log_softmax(1) for one in ids]
-    return float(torch.cat([-x[range(len(one) - 1), one[1:]] for x, one in zip(told, ids, strict=True)]).mean())
 
 
 def test_choices_are_the_roles_and_controls_of_the_same_number_without_them(result):
@@ -98,7 +93,8 @@ def test_choices_are_the_roles_and_controls_of_the_same_number_without_them(resu
     assert len(controls) == 5
     for row in controls:
         blocks = [int(one) for one in row["kept"].split(", ")]
-        assert len(set(blocks)) == 2 and not {EXPLODES, DECAYS} & set(blocks)
+        assert len(set(blocks)) == 2
+        assert not {EXPLODES, DECAYS} & set(blocks)
 
 
 def test_readings_are_those_of_the_rows(result):
@@ -142,12 +138,8 @@ def test_the_planted_blocks_lose_what_others_do_not():
 
 
 def test_finer_grids_lose_less_and_the_finest_nothing(model):
-    losses = [
-        rows(sk.measure(sk.KeptProjections(TEXTS, bits, controls=1), model, progress=False))["all rounded"][
-            "over_plain"
-        ]
-        for bits in (4, 16)
-    ]
+    found = [sk.measure(sk.KeptProjections(TEXTS, bits, controls=1), model, progress=False) for bits in (4, 16)]
+    losses = [rows(one)["all rounded"]["over_plain"] for one in found]
     assert abs(math.log(losses[1])) < 1e-2 < abs(math.log(losses[0]))
 
 

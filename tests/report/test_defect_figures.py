@@ -130,7 +130,8 @@ def test_choices_that_are_kept_are_bars_of_their_perplexity() -> None:
     assert bars["x"] == [row["perplexity"] for row in found.rows]
     assert bars["y"][:2] == ["plain", "all rounded"]
     assert [color == "var(--plot-blue)" for color in bars["marker"]["color"]] == [False] * 4 + [True] * 2
-    damaged = tuple({**row, "perplexity": value} for row, value in zip(found.rows, (None, "<b>", -1.0, 2.0, 3.0, 4.0)))
+    values = (None, "<b>", -1.0, 2.0, 3.0, 4.0)
+    damaged = tuple({**row, "perplexity": value} for row, value in zip(found.rows, values, strict=True))
     (figure,) = figures(replace(found, rows=damaged))
     assert len(figure.traces[0]["x"]) == 3
     assert figures(replace(found, rows=())) == []
