@@ -116,7 +116,7 @@ class _Scan:
             held.enter_context(Tap(self.block.second_norm, before=True).reading(read.append))
             held.enter_context(Tap(anatomy.blocks[self.block.number]).stopping())
             if not attended:
-                held.enter_context(_silent(anatomy.blocks))
+                held.enter_context(_silent(self.blocks))
             try:
                 anatomy.base(**given, use_cache=False)
             except Stopped as stopped:
@@ -127,11 +127,11 @@ class _Scan:
 
 
 @contextmanager
-def _silent(blocks: Sequence[Any]) -> Iterator[None]:
+def _silent(blocks: ResidualBlocks) -> Iterator[None]:
     """Let every block's attention add zeros."""
     with ExitStack() as held:
-        for block in blocks:
-            held.enter_context(Tap(block.self_attn).reading(torch.zeros_like))
+        for number in range(len(blocks)):
+            held.enter_context(Tap(blocks.attention(number)).reading(torch.zeros_like))
         yield
 
 

@@ -139,7 +139,7 @@ def test_layers_are_those_of_dense_algebra(result, model):
     one = torch.eye(64, dtype=torch.float64)
     for row in part(result, "layer"):
         block = blocks.block(row["block"])
-        A = block.output @ block.value @ torch.diag(block.gains[0])
+        A = block.attention.output @ block.attention.value @ torch.diag(block.norms[0].gain)
         F = block.fed().dense()
         U, sigma, _ = torch.linalg.svd((one + F) @ (one + A))
         assert (row["s1"], row["s2"]) == pytest.approx(sigma[:2].tolist(), rel=1e-4)
@@ -283,7 +283,7 @@ def test_what_asks_nothing_is_refused(wrong):
 
 
 def test_a_model_of_another_build_is_unsupported_after_its_norms_were_read():
-    loaded = sk.load("tiny:gpt2")
+    loaded = sk.load("tiny:olmo2")
     with pytest.raises(sk.UnsupportedError):
         sk.measure(sk.SingularDefects(TEXTS, tau=1e-3), loaded, progress=False)
 
