@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.regimes import Regimes as Regimes
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.rotation import Rotation as Rotation
+    from stabilitykit.measurements.signature_file import read_signature as read_signature
+    from stabilitykit.measurements.signature_file import write_signature as write_signature
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
@@ -203,6 +205,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Ledger",
     "SingularDefects",
     "Signature",
+    "read_signature",
+    "write_signature",
     # kinds of noise
     "Perturbation",
     "UlpNoise",

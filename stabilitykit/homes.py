@@ -57,6 +57,7 @@ HOMES = {
     "measurements.representability": ("Representability",),
     "measurements.regimes": ("Regimes",),
     "measurements.rotation": ("Rotation",),
+    "measurements.signature_file": ("read_signature", "write_signature"),
     "measurements.spectrum": ("SingularSpectrum",),
     "measurements.stability_spectrum": ("StabilitySpectrum",),
     "measurements.staircase": ("Staircase",),
