@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.flip_scan import FlipScan as FlipScan
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
+    from stabilitykit.measurements.head_products import HeadProducts as HeadProducts
     from stabilitykit.measurements.head_replay import HeadReplay as HeadReplay
     from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
     from stabilitykit.measurements.kept_projections import KeptProjections as KeptProjections
@@ -174,6 +175,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "WeightGain",
     "BlockFlips",
     "BlockGain",
+    "HeadProducts",
     "HeadSpectra",
     "WeightStatistics",
     "WeightExport",

@@ -27,6 +27,7 @@ HOMES = {
     "measurements.flip_scan": ("FlipScan",),
     "measurements.gain": ("DirectionalGain",),
     "measurements.gain_by_dtype": ("GainByDtype",),
+    "measurements.head_products": ("HeadProducts",),
     "measurements.head_spectra": ("HeadSpectra",),
     "measurements.head_replay": ("HeadReplay",),
     "measurements.kept_projections": ("KeptProjections",),

@@ -114,6 +114,7 @@ CHAPTERS = (
         "The weights themselves, without a forward: how large they are, how heavy their tails, how even their heads.",
         {
             "HeadSpectra": "How unevenly does each attention head stretch what it reads, next to random weights?",
+            "HeadProducts": "How few directions does each head compare, and how few does it carry?",
             "WeightStatistics": "How large are the weights of each block, and which one stands apart?",
             "WeightExport": "Does every weight come back from a file of its own, bit for bit?",
         },

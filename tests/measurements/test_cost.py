@@ -71,6 +71,7 @@ def suite(profile, loaded):
         (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
         (sk.Ledger(), prefill),
         (sk.HeadSpectra(), sk.Checkpoint.of(loaded)),
+        (sk.HeadProducts(), sk.Checkpoint.of(loaded)),
         (sk.WeightStatistics(spectra=profile.spectra[0], spectra_blocks=profile.spectra[1]), sk.Checkpoint.of(loaded)),
         (sk.PredictionSpread(["The capital of France is"]), loaded),
         (sk.BasisVectors(), loaded),
