@@ -35,7 +35,7 @@ class KeptProjections(Measurement[LoadedModel]):
     down-projections of the blocks with a role (see SingularDefects, on the same texts), or those of `keep`; of the
     largest explosion and its decay alone; and, as a control, those of as many blocks without a role, drawn `controls`
     times. `recovered` = (loss of all rounded - loss kept) / (loss of all rounded - plain loss), losses being ln of
-    perplexities; `chance` = (1 + controls that recover as much) / (1 + controls). A fake: numbers are rounded, but the
+    perplexities, and nan where rounding loses nothing; `chance` = (1 + controls that end as low) / (1 + controls). A fake: numbers are rounded, but the
     arithmetic stays that of the model's dtype, and its weights are never touched.
 
     Rows (`part`): kept, one a choice. UnsupportedError without long tokens, unless `keep` is given, and for blocks of
@@ -145,19 +145,18 @@ def _values(rows: Sequence[Row], tokens: int) -> dict[str, float]:
     lost = named[ALL]["loss"] - named[PLAIN]["loss"]
 
     def recovered(row: Row) -> float:
-        return float((named[ALL]["loss"] - row["loss"]) / lost) if lost else math.nan
+        return float((named[ALL]["loss"] - row["loss"]) / lost) if lost > 0 else math.nan
 
     controls = [row for row in rows if row["choice"].startswith("control")]
-    back, own = [recovered(row) for row in controls], recovered(named[KEPT])
     return {
         "perplexity": named[PLAIN]["perplexity"],
         "rounded_perplexity": named[ALL]["perplexity"],
         "kept_perplexity": named[KEPT]["perplexity"],
         "main_perplexity": named[MAIN]["perplexity"],
         "control_perplexity": float(np.median([row["perplexity"] for row in controls])),
-        "recovered": own,
-        "control_recovered": float(np.median(back)),
-        "chance": (1 + sum(one >= own for one in back)) / (1 + len(back)),
+        "recovered": recovered(named[KEPT]),
+        "control_recovered": float(np.median([recovered(row) for row in controls])),
+        "chance": (1 + sum(row["loss"] <= named[KEPT]["loss"] for row in controls)) / (1 + len(controls)),
         "predicted_tokens": tokens,
     }
 

@@ -9,6 +9,7 @@ from oracles.defective import DECAYS, EXPLODES, defective
 from torch import nn
 
 import stabilitykit as sk
+from stabilitykit.measurements.kept_projections import _values as readings_of
 from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.fake_quantised import FakeQuantised
@@ -103,6 +104,19 @@ def test_readings_are_those_of_the_rows(result):
     assert result.readings["recovered"].value == pytest.approx((rounded - kept) / (rounded - plain))
     controls = [row["loss"] for name, row in found.items() if name.startswith("control")]
     assert result.readings["chance"].value == (1 + sum(loss <= kept for loss in controls)) / 6
+
+
+def test_where_rounding_loses_nothing_there_is_nothing_to_take_back():
+    losses = {"plain": 3.0, "all rounded": 2.9, "blocks with a role kept": 2.8, "explosion and decay kept": 2.7}
+    found = [
+        {"choice": name, "loss": loss, "perplexity": math.exp(loss)}
+        for name, loss in {**losses, "control 1": 2.75, "control 2": 2.85}.items()
+    ]
+    values = readings_of(found, 10)
+    assert math.isnan(values["recovered"])
+    assert math.isnan(values["control_recovered"])
+    assert values["chance"] == 2 / 3
+    assert values["control_perplexity"] == pytest.approx((math.exp(2.75) + math.exp(2.85)) / 2)
 
 
 def test_the_users_model_is_left_bit_for_bit(model):
