@@ -117,11 +117,11 @@ class ExactBlocks:
     def carried(self, passed: Passed, errors: Tensor, weights: Tensor, exact: Reference) -> Iterator[Carried]:
         """Yield where the twin ends for each row of `weights` (R, L, T): block K's output gets weights[r, K] errors[K].
 
-        Blocks in front of the first error are not run again where the model allows it: their output is `exact`'s. That
-        it does is seen in `reference`, where the last block alone gives the same logits. At most R rows in float64.
+        Blocks up to the first error are not run again where the model allows it: what they return is `exact`'s. That it
+        does is seen in `reference`, where the last block alone gives the same logits. At most R rows in float64.
         """
         for part in torch.split(weights.double(), _ROWS):
-            begin = int(part.any(dim=2).any(dim=0).nonzero().min()) if exact.skippable and bool(part.any()) else 0
+            begin = int(part.any(dim=2).any(dim=0).nonzero().min()) + 1 if exact.skippable and bool(part.any()) else 0
             with ExitStack() as held:
                 held.enter_context(self._skipping(exact, begin, len(part)))
                 for number, block in enumerate(self._twin.anatomy.blocks):

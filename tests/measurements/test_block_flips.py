@@ -128,7 +128,10 @@ def _against_a_loop(loaded):
     assert (layer["flips"], layer["flip_share"]) == (len(flips), len(flips) / (len(text) - 1))
     assert layer["margin_change"] == pytest.approx(float(change.abs().median()), rel=1e-6)
     assert result.readings["max_flip_share"].value == layer["flip_share"]
-    assert result.readings["flips_of_blocks"].value == len(flips)
+    assert result.readings["flips_of_blocks"].value == result.readings["flips_together"].value == len(flips)
+    with torch.no_grad():
+        said = loaded.model(torch.tensor([text])).logits[0, 1:].argmax(dim=1)
+    assert result.readings["flips_of_model"].value == int((said != plain.argmax(dim=1)).sum()) < len(text) - 1
     assert result.readings["positions"].value == len(text) - 1
     return [text[place + 1] for place in flips.tolist()]
 
@@ -201,6 +204,13 @@ def test_long_tokens_are_told_from_the_others():
     every, long, others = result.arrays["change"][6:]
     assert result.arrays["change"].shape[0] == 9
     assert long + others == pytest.approx(every, abs=1e-3 * np.abs(every).max())
+    first = np.cumsum([0, *(len(text) + 4 - 1 - 1 for text in texts)])[:2]
+    assert texts[0][2] == ","
+    assert texts[1][3] == "."
+    for start, before in zip(first, (1, 2), strict=True):  # what comes before the long token does not see it
+        assert np.abs(long[start : start + before]).max() < 1e-9 < np.abs(others[start : start + before]).min()
+    squares = (result.arrays["change"][:6] ** 2).sum(axis=1)
+    assert [row["variance_share"] for row in rows] == pytest.approx(squares / squares.sum())
     share = (long**2).sum() / ((long**2).sum() + (others**2).sum())
     assert result.readings["long_variance_share"].value == pytest.approx(share, rel=1e-9)
     roles = sum(row["variance_share"] for row in rows if row["role"])
@@ -244,6 +254,8 @@ def test_links_find_a_planted_order_and_no_chance_one():
     found = {(row["carrier"], row["effect"]): row for row in link_rows(rows, 1999, 0)}
     planted = found["ulp_over_median", "variance_share"]
     assert (planted["spearman"], planted["p"], planted["blocks"]) == (pytest.approx(1), 1 / 2000, 24)
+    assert planted["beside_depth"] == pytest.approx(1)
+    assert abs(found["sink", "variance_share"]["beside_depth"]) < 0.5
     assert found["ulp_over_median", "own_error"]["spearman"] == pytest.approx(-1)
     assert found["sink", "variance_share"]["p"] > 0.05
     assert not any(carrier in ("growth", "head_rank") or effect == "flip_share" for carrier, effect in found)
