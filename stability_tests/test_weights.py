@@ -8,6 +8,11 @@ def test_head_spectra(stability, stability_model):
     stability.measure(sk.HeadSpectra(seed=stability.settings.seed), sk.Checkpoint.of(stability_model))
 
 
+def test_head_products(stability, stability_model):
+    """Take those of what each head compares, Q'K, and of what it carries, OV."""
+    stability.measure(sk.HeadProducts(seed=stability.settings.seed), sk.Checkpoint.of(stability_model))
+
+
 def test_weight_statistics(stability, stability_model):
     """Describe every weight, norms and embedding included, and compare the blocks."""
     which, blocks = stability.profile.spectra

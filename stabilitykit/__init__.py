@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.base import Finding as Finding
     from stabilitykit.measurements.base import Measurement as Measurement
     from stabilitykit.measurements.basis_vectors import BasisVectors as BasisVectors
+    from stabilitykit.measurements.block_flips import BlockFlips as BlockFlips
     from stabilitykit.measurements.boundary import FirstChange as FirstChange
     from stabilitykit.measurements.boundary import StabilityFan as StabilityFan
     from stabilitykit.measurements.boundary_jump import BoundaryJump as BoundaryJump
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.gain import DirectionalGain as DirectionalGain
     from stabilitykit.measurements.gain_by_dtype import GainByDtype as GainByDtype
     from stabilitykit.measurements.geometry import Geometry as Geometry
+    from stabilitykit.measurements.head_products import HeadProducts as HeadProducts
     from stabilitykit.measurements.head_replay import HeadReplay as HeadReplay
     from stabilitykit.measurements.head_spectra import HeadSpectra as HeadSpectra
+    from stabilitykit.measurements.kept_projections import KeptProjections as KeptProjections
     from stabilitykit.measurements.kernel_pair import KernelPair as KernelPair
     from stabilitykit.measurements.kernels import KernelAccuracy as KernelAccuracy
     from stabilitykit.measurements.landscape import Landscape as Landscape
@@ -72,6 +75,8 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.representability import Representability as Representability
     from stabilitykit.measurements.resumable import resumable as resumable
     from stabilitykit.measurements.rotation import Rotation as Rotation
+    from stabilitykit.measurements.signature_file import read_signature as read_signature
+    from stabilitykit.measurements.signature_file import write_signature as write_signature
     from stabilitykit.measurements.spectrum import SingularSpectrum as SingularSpectrum
     from stabilitykit.measurements.stability_spectrum import StabilitySpectrum as StabilitySpectrum
     from stabilitykit.measurements.staircase import Staircase as Staircase
@@ -154,6 +159,7 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "ThreadInvariance",
     "ProcessInvariance",
     "OperatorProbe",
+    "KeptProjections",
     "KernelAccuracy",
     "KernelPair",
     "FirstChange",
@@ -174,7 +180,9 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Fate",
     "MatmulChain",
     "WeightGain",
+    "BlockFlips",
     "BlockGain",
+    "HeadProducts",
     "HeadSpectra",
     "WeightStatistics",
     "WeightExport",
@@ -213,6 +221,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Ledger",
     "SingularDefects",
     "Signature",
+    "read_signature",
+    "write_signature",
     # kinds of noise
     "Perturbation",
     "UlpNoise",

@@ -25,10 +25,11 @@ class Profile:
     which are compared with those of fresh processes in the settings `devices`; `drift`: tokens with states. `spectra`:
     which singular values of the weights are taken, and in how many blocks, None for all. `readout`: prompts whose last
     states are held against the head (None for all), and tokens that follow each. `defects`: tokens of the vocabulary
-    that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are
-    predicted, None for all, and how many of them give the noise.
-    that are sampled, and whether eigenpairs are computed. `suite`: questions, roles they are asked in, and tokens of
-    each answer; `sample`: tokens whose distances are compared in embedding and head.
+    that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are predicted, None for
+    all, and how many of them give the noise. `suite`: questions, roles they are asked in, and tokens of each answer;
+    `sample`: tokens whose distances are compared in embedding and head. `carried`: prompts of which each block's
+    rounding is carried to the end (None for all), and tokens that follow each. `kept`: choices of as many other
+    down-projections that those of exploding blocks are set against.
     """
 
     name: str
@@ -68,6 +69,8 @@ class Profile:
     passage: tuple[int | None, int]
     suite: tuple[int | None, int | None, int]
     sample: int
+    carried: tuple[int | None, int]
+    kept: int
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -110,6 +113,8 @@ PROFILES = {
         passage=(48, 8),
         suite=(6, 1, 2),
         sample=384,
+        carried=(1, 1),
+        kept=1,
     ),
     "standard": Profile(
         "standard",
@@ -149,6 +154,8 @@ PROFILES = {
         passage=(None, 64),
         suite=(None, 2, 12),
         sample=1500,
+        carried=(None, 24),
+        kept=8,
     ),
     "paper": Profile(
         "paper",
@@ -191,5 +198,7 @@ PROFILES = {
         passage=(None, 256),
         suite=(None, None, 50),
         sample=3000,
+        carried=(None, 96),
+        kept=39,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from stabilitykit.errors import IncomparableError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.high_norms import HighNorms, Prompt, check_prompts, high_norms, read
+from stabilitykit.measurements.signature_file import KnownSignature
 from stabilitykit.numerics.acute import acute_angle
 from stabilitykit.results.metric import Metric
 from stabilitykit.results.result import Result
@@ -33,11 +35,11 @@ _TOP = 20
 class Signature(Measurement[LoadedModel]):
     """The unit vector u along the mean of the long vectors of the residual stream, and its angle to another model's.
 
-    u is that of `SingularDefects`. `against` is another model of the same hidden size, or a former result of this
-    measurement, as `read` gives it back. A small angle says that one model descends from the other. The vector is
-    nearly one coordinate, so two strangers that share it look related, by chance once in H: `shared_coordinates`
-    counts how many of the 20 largest are the same, of which chance gives 400 / H. `corpus_angle` is the angle between
-    the prompts at even and at odd places: what the choice of the texts does.
+    u is that of `SingularDefects`. `against` is another model of the same hidden size, a former result of this
+    measurement, or a signature that `read_signature` gave back. A small angle says that one model descends from the
+    other. The vector is nearly one coordinate, so two strangers that share it look related, by chance once in H:
+    `shared_coordinates` counts how many of the 20 largest are the same, of which chance gives 400 / H. `corpus_angle`
+    is the angle between the prompts at even and at odd places: what the choice of the texts does.
 
     Rows (`part`): coordinate, the 20 largest of each side. Arrays: `direction` (H,). UnsupportedError without long
     tokens, here or there; IncomparableError for another hidden size. Cost: a forward a prompt, for each model.
@@ -45,7 +47,7 @@ class Signature(Measurement[LoadedModel]):
     """
 
     prompts: Sequence[Prompt] = ()
-    against: LoadedModel | Result | None = None
+    against: LoadedModel | Result | KnownSignature | None = None
     tau: float | None = None
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -94,7 +96,12 @@ class Signature(Measurement[LoadedModel]):
         }
         sides = {"this": mine, "other": other}
         rows = [_row(side, rank, place, sides[side]) for side, top in tops.items() for rank, place in enumerate(top)]
-        about = {"against": _named(self.against)} if self.against else {}
+        about = {
+            "hidden_size": len(mine),
+            "layers": found.norms.shape[1] - 1,
+            "corpus": hashlib.sha256(found.prompt.tobytes() + found.token_id.tobytes()).hexdigest(),
+            **({"against": _named(self.against)} if self.against else {}),
+        }
         return Finding(values, self._said(values), rows=tuple(rows), arrays={"direction": mine.numpy()}, about=about)
 
     def _read(self, loaded: LoadedModel) -> HighNorms:
@@ -103,8 +110,11 @@ class Signature(Measurement[LoadedModel]):
     def _other(self, size: int) -> Tensor | None:
         if self.against is None:
             return None
-        if isinstance(self.against, Result):
-            direction = torch.from_numpy(np.asarray(self.against.arrays["direction"], dtype=np.float64).copy())
+        if isinstance(self.against, Result | KnownSignature):
+            known = (
+                self.against.direction if isinstance(self.against, KnownSignature) else self.against.arrays["direction"]
+            )
+            direction = torch.from_numpy(np.asarray(known, dtype=np.float64).copy())
         else:
             direction = self._read(self.against).direction
         if len(direction) != size:
@@ -141,7 +151,9 @@ def _row(side: str, rank: int, place: int, direction: Any) -> Row:
     }
 
 
-def _named(against: LoadedModel | Result | None) -> str:
+def _named(against: LoadedModel | Result | KnownSignature | None) -> str:
+    if isinstance(against, KnownSignature):
+        return against.model
     return str(against.subject.get("name", "")) if isinstance(against, Result) else getattr(against, "spec", "")
 
 

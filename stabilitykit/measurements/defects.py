@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.defect_coordinates import coordinate_rows, shared
 from stabilitykit.measurements.down_projections import listening, projection_row
 from stabilitykit.measurements.high_norms import HighNorms, Prompt, check_prompts, high_norms, read
 from stabilitykit.measurements.layer_directions import layer_row
@@ -43,7 +44,8 @@ class SingularDefects(Measurement[LoadedModel]):
     At the largest explosion, v_1 is the first right singular vector of F, and v_1..v_H go through the real layer. `ids`
     sampled tokens are run up to there in four ways (see `pathways`), behind `lead` for the second position.
     `mode="normed"` linearises at the scale behind the norm's gain. Rows (`part`): layer, token, right vector, pathway,
-    down projection. Arrays: `direction` (H,), `norms` (N, L + 1), `prompt`, `position`, `token_id` (N,).
+    down projection, coordinate (the 20 largest of u, beside the columns of the head that BasisVectors calls outliers).
+    Arrays: `direction` (H,), `norms` (N, L + 1), `prompt`, `position`, `token_id` (N,).
 
     UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: a forward a
     prompt and one, four a sampled token up to the explosion, and about 60 products with each block's float64 matrices.
@@ -76,6 +78,10 @@ class SingularDefects(Measurement[LoadedModel]):
         Metric("v1_over_third", "", "neither", "the same over the third largest output of any v_i, either side"),
         Metric("dominant_share", "", "neither", "largest component of the unit direction: 1 is a single coordinate"),
         Metric("dominant_coordinate", "coordinate", "neither", "where that component is"),
+        Metric(
+            "shared_outliers", "coordinates", "neither", "of its 20 largest, those that BasisVectors calls outliers"
+        ),
+        Metric("shared_chance", "probability", "lower", "how often as many would be by chance"),
         *(Metric(f"{way}_share", "probability", "neither", f"sampled tokens that explode: {way}") for way in WAYS),
         Metric("ulp_over_median", "", "lower", "largest ULP of a coordinate over the median norm of its layer"),
         Metric("kept_error", "", "lower", "8-bit error of the down-projections to keep, their median"),
@@ -97,8 +103,8 @@ class SingularDefects(Measurement[LoadedModel]):
             raise UsageError(f"mode {self.mode!r} is not one of paper, normed; choose one of these")
 
     def cost(self, subject: LoadedModel) -> Cost:
-        """Return the most rows that it runs; those up to the explosion count as first blocks."""
-        return Cost(forwards=len(self.prompts) + 1, screened=rows_run(self.tokens))
+        """Return the most rows that it runs, all tokens confirmed; those up to the explosion are first blocks."""
+        return Cost(forwards=len(self.prompts) + 1 + self.tokens, screened=rows_run(self.tokens))
 
     def find(self, subject: LoadedModel) -> Finding:
         """Read the streams, then the weights, then the vocabulary."""
@@ -113,11 +119,12 @@ class SingularDefects(Measurement[LoadedModel]):
         sampled = trained_ids(blocks.anatomy.embedding.weight, self.tokens, self.seed)  # type: ignore[arg-type]
         lead = token_ids(subject, blocks.anatomy, self.lead)
         pathways = pathway_rows(blocks, block, v1, sampled, lead, found.tau, self.seed)
-        values = _values(found, layers, vectors, pathways, projections)
+        coordinates = coordinate_rows(found.direction, subject)
+        values = {**_values(found, layers, vectors, pathways, projections), **shared(coordinates, len(found.direction))}
         return Finding(
             values,
             _sentence(values),
-            rows=(*layers, *_token_rows(subject, self.prompts, found), *vectors, *pathways, *projections),
+            rows=(*layers, *_token_rows(subject, self.prompts, found), *vectors, *pathways, *projections, *coordinates),
             arrays={
                 "direction": found.direction.numpy(),
                 "norms": found.norms.numpy(),

@@ -10,19 +10,11 @@ import torch
 from torch import Tensor
 
 from stabilitykit.measurements.high_norms import HighNorms
+from stabilitykit.numerics.integer_grid import on_grid, steps
 from stabilitykit.subjects.residual_block import ResidualBlock, ResidualBlocks
 from stabilitykit.subjects.sites import Tap
 
 Row = dict[str, Any]
-
-STEPS = 127
-"""Steps on each side of zero of a symmetric 8-bit grid."""
-
-
-def eight_bits(x: Tensor) -> Tensor:
-    """Return x rounded to a symmetric grid of 255 numbers with one scale, max |x| / 127, for the whole tensor."""
-    scale = x.abs().max() / STEPS
-    return torch.round(x / scale) * scale if float(scale) else x
 
 
 @contextmanager
@@ -48,7 +40,7 @@ def projection_row(block: ResidualBlock, X: Tensor, found: HighNorms, roles: Map
     """
     W, long = block.down, found.tracks
     exact = X @ W.T
-    error = torch.linalg.vector_norm(eight_bits(X) @ eight_bits(W).T - exact, dim=1)
+    error = torch.linalg.vector_norm(on_grid(X) @ on_grid(W).T - exact, dim=1)
     relative = error / torch.linalg.vector_norm(exact, dim=1)
     ordinary = X[~long]
     return {
@@ -58,7 +50,7 @@ def projection_row(block: ResidualBlock, X: Tensor, found: HighNorms, roles: Map
         "role": roles.get(block.number, ""),
         "error": float(relative[~long].median()),
         "error_of_long": float(relative[long].median()),
-        "zeroed": float((ordinary.abs() < X.abs().max() / STEPS / 2).double().mean()),
+        "zeroed": float((ordinary.abs() < X.abs().max() / steps(8) / 2).double().mean()),
         "largest": float(X.abs().max()),
         "typical": float(ordinary.abs().median()),
     }

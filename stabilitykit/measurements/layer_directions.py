@@ -25,16 +25,16 @@ DEFINED = 1.3
 _TOLERANCE, _PRODUCTS = 1e-4, 160
 
 
-def one_token(attended: LinearMap, fed: LinearMap) -> LinearMap:
-    """Return L = (I + F)(I + A), what a block does to a token alone when its norms do not divide."""
+def one_token(attended: LinearMap, fed: LinearMap, *, parallel: bool = False) -> LinearMap:
+    """Return what a block does to a token alone when its norms do not divide: (I + F)(I + A), or I + F + A."""
 
     def forward(X: Tensor) -> Tensor:
         Y = X + attended.apply(X)
-        return Y + fed.apply(Y)
+        return Y + fed.apply(X if parallel else Y)
 
     def adjoint(U: Tensor) -> Tensor:
         Y = U + fed.apply_adjoint(U)
-        return Y + attended.apply_adjoint(Y)
+        return Y + attended.apply_adjoint(U if parallel else Y)
 
     return LinearMap(forward, adjoint, fed.shape)
 
@@ -51,7 +51,7 @@ def layer_row(
     """
     fed = block.fed(normed=normed)
     attended = block.attended()
-    first = top(one_token(attended, fed), 2, tolerance=_TOLERANCE, max_products=_PRODUCTS)
+    first = top(one_token(attended, fed, parallel=block.parallel), 2, tolerance=_TOLERANCE, max_products=_PRODUCTS)
     s1, s2 = first.sigma.tolist()
     u = found.direction
     return {
@@ -65,29 +65,32 @@ def layer_row(
         "s2": s2,
         "s1_over_s2": s1 / s2,
         "s1_feed_forward": float(top(fed, 1, tolerance=_TOLERANCE).sigma[0]),
-        **rayleigh(attended, fed, u),
-        **(eigenpair(attended, fed, u) if eigen and role else {}),
+        **rayleigh(attended, fed, u, parallel=block.parallel),
+        **(eigenpair(attended, fed, u, parallel=block.parallel) if eigen and role else {}),
         **_steps(block.number, found),
         **_spacings(block.number, found, dtype),
     }
 
 
-def rayleigh(attended: LinearMap, fed: LinearMap, u: Tensor) -> Row:
+def rayleigh(attended: LinearMap, fed: LinearMap, u: Tensor, *, parallel: bool = False) -> Row:
     """Return u'(A + F)u, what both branches add along a unit u, and the cross term u'FAu, which L has as well.
+
+    Branches side by side have no cross term.
 
     The cross term is no part of a sign: in the model the second norm divides by the length of the state, so what
     attention adds to a long token hardly turns what the feed-forward layer reads; without the division it does.
     """
     added = attended.apply(u)
-    return {"rayleigh": float(u @ (added + fed.apply(u))), "rayleigh_cross": float(u @ fed.apply(added))}
+    cross = 0.0 if parallel else float(u @ fed.apply(added))
+    return {"rayleigh": float(u @ (added + fed.apply(u))), "rayleigh_cross": cross}
 
 
-def eigenpair(attended: LinearMap, fed: LinearMap, u: Tensor) -> Row:
+def eigenpair(attended: LinearMap, fed: LinearMap, u: Tensor, *, parallel: bool = False) -> Row:
     """Return the eigenvector of L - I whose real part is nearest to u, with its condition number 1 / |y'x|.
 
     Dense: O(H^3), ten times an SVD. A large condition number says that the eigenvalue, and its sign, means little.
     """
-    R = one_token(attended, fed).dense().numpy() - np.eye(len(u))
+    R = one_token(attended, fed, parallel=parallel).dense().numpy() - np.eye(len(u))
     values, left, right = eig(R, left=True, right=True)
     angles = [acute_angle(torch.from_numpy(x.real.copy()), u) for x in right.T]
     place = int(np.nanargmin(angles))

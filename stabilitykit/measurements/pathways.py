@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -64,7 +65,9 @@ def pathway_rows(
 
     `initial`: alone; `second`: behind the tokens `lead`; `unattended`: alone, attention replaced by zeros; `random`:
     alone, a Gaussian embedding of the mean length in the token's place. The coefficient is <x, v_1> of the state x that
-    the block's second norm reads, scaled to |x| = sqrt(H). Cost: four rows a token, up to that block.
+    the block's second norm reads, scaled to |x| = sqrt(H). `whole_model_max` confirms those that explode unattended:
+    the largest norm behind any block, in the whole model, behind `lead`; nan for the others. Cost: four rows a token,
+    up to that block, and a forward for each that is confirmed.
     """
     scan = _Scan(blocks, block, v1)
     alone, behind = ids[:, None], torch.cat([torch.tensor([list(lead)] * len(ids)), ids[:, None]], dim=1)
@@ -75,6 +78,8 @@ def pathway_rows(
         "random": scan.of(_random(blocks, len(ids), seed)),
     }
     tokenizer = blocks.loaded.tokenizer
+    found = measured["unattended"][0] > tau
+    confirmed = {int(row[-1]): float(_largest(blocks, row)) for row in behind[found]}
     return [
         {
             "part": "pathway",
@@ -83,6 +88,7 @@ def pathway_rows(
             **{f"norm_{way}": float(norms[place]) for way, (norms, _) in measured.items()},
             **{f"explodes_{way}": bool(norms[place] > tau) for way, (norms, _) in measured.items()},
             **{f"coefficient_{way}": float(coefficients[place]) for way, (_, coefficients) in measured.items()},
+            "whole_model_max": confirmed.get(int(token), math.nan),
         }
         for place, token in enumerate(ids)
     ]
@@ -116,7 +122,7 @@ class _Scan:
             held.enter_context(Tap(self.block.second_norm, before=True).reading(read.append))
             held.enter_context(Tap(anatomy.blocks[self.block.number]).stopping())
             if not attended:
-                held.enter_context(_silent(anatomy.blocks))
+                held.enter_context(_silent(self.blocks))
             try:
                 anatomy.base(**given, use_cache=False)
             except Stopped as stopped:
@@ -126,12 +132,18 @@ class _Scan:
         return torch.linalg.vector_norm(left, dim=1), (x @ self.v1) / length * x.shape[1] ** 0.5
 
 
+def _largest(blocks: ResidualBlocks, ids: Tensor) -> Tensor:
+    """Return the largest norm of the last of some tokens (T,) behind any block."""
+    norms: Tensor = torch.linalg.vector_norm(blocks.states(ids[None])[1:, -1], dim=1)
+    return norms.max()
+
+
 @contextmanager
-def _silent(blocks: Sequence[Any]) -> Iterator[None]:
+def _silent(blocks: ResidualBlocks) -> Iterator[None]:
     """Let every block's attention add zeros."""
     with ExitStack() as held:
-        for block in blocks:
-            held.enter_context(Tap(block.self_attn).reading(torch.zeros_like))
+        for number in range(len(blocks)):
+            held.enter_context(Tap(blocks.attention(number)).reading(torch.zeros_like))
         yield
 
 

@@ -123,6 +123,7 @@ CHAPTERS = (
         "The weights themselves, without a forward: how large they are, how heavy their tails, how even their heads.",
         {
             "HeadSpectra": "How unevenly does each attention head stretch what it reads, next to random weights?",
+            "HeadProducts": "How few directions does each head compare, and how few does it carry?",
             "WeightStatistics": "How large are the weights of each block, and which one stands apart?",
             "WeightExport": "Does every weight come back from a file of its own, bit for bit?",
         },
@@ -132,6 +133,8 @@ CHAPTERS = (
         "A few tokens grow hundreds of times as long as all others. The weights foretell where; rounding feels it.",
         {
             "SingularDefects": "Which tokens explode, in which blocks, and do the weights of these say so?",
+            "KeptProjections": "Is the model better in 8 bits if the down-projections of these blocks stay?",
+            "BlockFlips": "Does rounding change tokens by way of these blocks, or of the others?",
             "Signature": "Along which direction do they explode, and is it the direction of another model?",
         },
     ),

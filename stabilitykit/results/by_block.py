@@ -19,7 +19,8 @@ def by_block(results: Sequence[Result]) -> pd.DataFrame:
     """Return the numbers of each block that the results have, indexed by block, as columns `check_id.column`.
 
     Rows of a block are those with a `block`, a `layer` or the site `block:K`; of several (directions, steps, prompts)
-    the median is taken. Kinds of rows (`part`) that are about one block only, or have several rows of a block, are left
+    the median is taken. Rows of a `matrix` of a block, as HeadSpectra has, give columns of each: `head_spectra.q.s1`.
+    Kinds of rows (`part`) that are about one block only, or have several rows of a block, are left
     out, and so are words but for `role`. A block that one result lacks has nan there. UsageError for a result without
     rows of blocks, or for none.
     """
@@ -31,6 +32,8 @@ def by_block(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def _numbers(result: Result) -> pd.DataFrame:
+    import pandas as pd
+
     frame = result.frame()
     frame["block"] = _blocks(frame)
     frame = frame.dropna(subset="block")
@@ -40,6 +43,12 @@ def _numbers(result: Result) -> pd.DataFrame:
         raise UsageError(f"{result.measurement} has no rows of blocks; give a result that looks at several of them")
     frame = frame.astype({"block": int})
     columns = frame.select_dtypes("number").columns.difference([*PLACES])
+    if "matrix" in frame:
+        tables = [
+            own.groupby("block")[[*columns]].median().add_prefix(f"{result.check_id}.{matrix}.")
+            for matrix, own in frame.groupby("matrix")
+        ]
+        return pd.concat(tables, axis=1)
     table = frame.groupby("block")[[*columns]].median()
     if "role" in frame:
         table["role"] = frame.dropna(subset="role").groupby("block")["role"].first()
@@ -48,7 +57,7 @@ def _numbers(result: Result) -> pd.DataFrame:
 
 def _by_block_parts(frame: pd.DataFrame) -> list[str]:
     """Return the kinds of rows of which every block has one, of each subject, and more than one block has any."""
-    alone = [name for name in ("subject", "block") if name in frame]
+    alone = [name for name in ("subject", "block", "matrix") if name in frame]
     parts = frame.groupby("part")
     return [str(name) for name, rows in parts if rows["block"].nunique() > 1 and not rows.duplicated(alone).any()]
 

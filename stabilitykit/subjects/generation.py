@@ -215,11 +215,12 @@ def _ends(loaded: LoadedModel) -> set[int]:
 def _attention(model: nn.Module, kind: str | None) -> AbstractContextManager[Any]:
     if kind is None:
         return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH) if kind == "math" else _implementation(model, kind)
+    return sdpa_kernel(SDPBackend.MATH) if kind == "math" else attending(model, kind)
 
 
 @contextmanager
-def _implementation(model: Any, name: str) -> Iterator[None]:
+def attending(model: Any, name: str) -> Iterator[None]:
+    """Run with another implementation of attention, and put the user's own back."""
     ours = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:

@@ -1,91 +1,103 @@
-"""A pre-norm decoder block with a gated feed-forward layer as matrices, each block proved against the model itself."""
+"""A pre-norm decoder block as matrices, each block proved against the model itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from stabilitykit.errors import UnsupportedError
-from stabilitykit.numerics.gated_unit import nearest_linear
+from stabilitykit.numerics.gated_unit import nearest_linear, nearest_linear_ungated
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.subjects.anatomy import PROBE, Anatomy, find
-from stabilitykit.subjects.sites import Tap
+from stabilitykit.subjects.anatomy import PROBE, find
+from stabilitykit.subjects.block_parts import (
+    Attention,
+    AttentionWeights,
+    Feed,
+    Norm,
+    attention_of,
+    feed_of,
+    norm_names,
+    norm_of,
+    slack,
+)
+from stabilitykit.subjects.stream import joined, listening
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.models import LoadedModel
 
-_SLACK = 8
-"""Roundings, in eps of the dtype and relative to its terms, by which a block may miss its matrices."""
-
-
-def _slack(dtype: torch.dtype) -> float:
-    """Return the share of its size by which a result may be off; norms compute in float32 at the most."""
-    return _SLACK * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-
 
 @dataclass(frozen=True, eq=False)
 class ResidualBlock:
-    """x -> y = x + O V n1(x), y -> y + D (act(G n2(y)) * (U n2(y))) for one token that attends to itself alone.
+    """x -> x' = x + attention(n1(x)) for one token that attends to itself alone, and x' -> x' + feed(n2(x')).
 
-    `heads` counts query and key-value heads. n1 and n2 divide by the root mean square and multiply by `gains` (H,).
-    `value` V has each key-value head once for every query head, so that `output` O (H, heads * head_dim) follows it.
-    All matrices are float64 on the CPU.
+    `parallel`: x -> x + attention(n1(x)) + feed(n2(x)). All matrices are float64 on the CPU.
     """
 
     number: int
-    heads: tuple[int, int]
-    gains: tuple[Tensor, Tensor]
-    value: Tensor
-    output: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-    attention: nn.Module
-    second_norm: nn.Module
-    feed_forward: nn.Module
+    norms: tuple[Norm, Norm]
+    attention: Attention
+    feed: Feed
+    parallel: bool
 
-    def activation(self, x: Tensor) -> Tensor:
-        """Return the gate's activation."""
-        layer: Any = self.feed_forward
-        activated: Tensor = layer.activation_fn(x) if hasattr(layer, "activation_fn") else layer.act_fn(x)
-        return activated
+    @property
+    def down(self) -> Tensor:
+        """The matrix (H, F) that ends the feed-forward layer."""
+        return self.feed.down
+
+    @property
+    def second_norm(self) -> nn.Module:
+        """The module whose input the feed-forward layer reads."""
+        return self.norms[1].module
 
     def fed_forward(self, X: Tensor) -> Tensor:
         """Return the model's own feed-forward layer of its norm, (k, H) -> (k, H), in its dtype, as float64."""
-        weight = self.second_norm.weight
+        weight = next(self.feed.module.parameters())
         with torch.no_grad():
-            given = X.to(weight.device, weight.dtype)[None]  # type: ignore[arg-type]
-            output: Tensor = self.feed_forward(self.second_norm(given))[0]
+            given = X.to(weight.device, weight.dtype)[None]
+            output: Tensor = self.feed.module(self.second_norm(given))[0]
         return output.double().cpu()
 
     def attended(self) -> LinearMap:
         """Return A = O V diag(gain): what the block's attention adds, but for the division of its norm."""
-        gain, V, W, H = self.gains[0], self.value, self.output, len(self.output)
-        return LinearMap(lambda X: ((X * gain) @ V.T) @ W.T, lambda U: ((U @ W) @ V) * gain, (H, H))
+        norm, W, H = self.norms[0], self.attention.output, len(self.down)
+        V = self.attention.value * norm.gain
+        return LinearMap(lambda X: (norm.centre(X) @ V.T) @ W.T, lambda U: norm.centre((U @ W) @ V), (H, H))
 
     def fed(self, *, normed: bool = False) -> LinearMap:
         """Return F = D M diag(gain): the nearest linear map of the feed-forward layer, but for the norm's division.
 
-        M is `nearest_linear` for x ~ N(0, I) before the gain is applied, or with `normed` after it, at its true scale.
+        M is `nearest_linear` for x ~ N(0, I) before the gain is applied, or with `normed` after it, at its true scale;
+        of two matrices then with the norm's shift, which a gated unit leaves out.
         """
-        gain, D, H = self.gains[1], self.down, len(self.down)
-        gate, up = (self.gate * gain, self.up * gain) if normed else (self.gate, self.up)
-        M = nearest_linear(gate, up, self.activation)
-        M = M if normed else M * gain
-        return LinearMap(lambda X: (X @ M.T) @ D.T, lambda U: (U @ D) @ M, (H, H))
+        norm, D, H = self.norms[1], self.down, len(self.down)
+        scale, shift = (norm.gain, norm.shift) if normed else (torch.ones_like(norm.gain), torch.zeros_like(norm.gain))
+        M = self._units(scale, shift)
+        M = M if normed else M * norm.gain
+        return LinearMap(lambda X: (norm.centre(X) @ M.T) @ D.T, lambda U: norm.centre((U @ D) @ M), (H, H))
+
+    def _units(self, scale: Tensor, shift: Tensor) -> Tensor:
+        gate, up = self.feed.gate, self.feed.up
+        if up is not None:
+            return nearest_linear(gate * scale, up * scale, self.feed.activation)
+        return nearest_linear_ungated(gate * scale, self.feed.gate_shift + gate @ shift, self.feed.activation)
+
+    def of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (H,), what attention adds to it and what the feed-forward layer does, by the matrices."""
+        added = self.attention(self.norms[0](x))
+        return x, added, self.feed(self.norms[1](x if self.parallel else x + added))
 
 
 class ResidualBlocks:
     """The blocks of one model, each proved by the states of one token; UnsupportedError says what does not fit.
 
-    Known: Llama's names of modules, with the fused projections of Phi-3, norms with gain `weight` or 1 + `weight`.
-    Cost: a forward of one token at the first `block`, each of which copies its weights to float64.
+    Known: blocks with two norms in sequence, or with attention and feed-forward layer side by side; norms that divide
+    by the root mean square or the standard deviation; gated layers without a bias at the gate, and layers of two
+    matrices; attention of every known layout of heads. Cost: a forward of one token at the first `block`, each of
+    which copies its weights to float64.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -95,19 +107,20 @@ class ResidualBlocks:
     def _token(self) -> Tensor:
         return self.states(torch.tensor([PROBE[:1]]))[:, 0]
 
+    @cached_property
+    def _attention(self) -> AttentionWeights:
+        return AttentionWeights(self.loaded)
+
     def states(self, ids: Tensor) -> Tensor:
         """Return the residual stream (L + 1, T, H), float64: what block 0 reads, and what each block leaves.
 
         `ids` (1, T), run as one batch without a cache; one forward.
         """
-        taken: list[Tensor] = []
-        with torch.no_grad(), _listening(self.anatomy, taken):
+        with torch.no_grad(), listening(self.anatomy) as taken:
             self.anatomy.base(input_ids=ids.to(self.loaded.model.device), use_cache=False)
         self.loaded.counter.forwards += 1
         self.loaded.counter.calls += 1
-        if [tuple(one.shape) for one in taken] != [(1, ids.shape[1], self.anatomy.hidden_size)] * (len(self) + 1):
-            raise UnsupportedError(f"{self.loaded.spec} does not pass one vector a token from block to block")
-        return torch.cat(taken)
+        return joined(self.loaded, self.anatomy, taken, ids.shape[1])
 
     def __len__(self) -> int:
         """Return the number of blocks."""
@@ -118,120 +131,46 @@ class ResidualBlocks:
         module = self.anatomy.blocks[number]
         entered, left = self._token[number], self._token[number + 1]
         try:
-            taken = _taken(number, module, entered, self.loaded.model.config.get_text_config())
+            one, two = (norm_of(module, name, entered) for name in norm_names(module))
+            attention, feed = self._attention.of(number, module), feed_of(module)
         except AttributeError as error:
             raise self._refusal(number, str(error).removeprefix(f"'{type(module).__name__}' object ")) from error
-        missed = _missed(taken, module, entered, left)
-        if missed > _slack(self.loaded.model.dtype):
-            raise self._refusal(number, f"its output is another by {missed:.1g} of its size")
-        return taken
+        tried = [ResidualBlock(number, (one, two), attention, feed, parallel) for parallel in (False, True)]
+        missed = [_missed(block, entered, left) for block in tried]
+        if min(missed) > slack(self.loaded.model.dtype):
+            raise self._refusal(number, f"its output is another by {min(missed):.1g} of its size")
+        return tried[missed.index(min(missed))]
+
+    def attention(self, number: int) -> nn.Module:
+        """Return the module of a block whose output is added to the residual stream first."""
+        try:
+            return attention_of(self.anatomy.blocks[number])
+        except AttributeError as error:
+            raise self._refusal(number, str(error)) from error
 
     def down_projection(self, number: int) -> nn.Module:
         """Return the module of a block that ends its feed-forward layer."""
+        block: nn.Module = self.anatomy.blocks[number]
+        return block.get_submodule(self._down(number))
+
+    def down_projection_name(self, number: int) -> str:
+        """Return its name in the model."""
+        return f"{self.anatomy.block_names[number]}.{self._down(number)}"
+
+    def _down(self, number: int) -> str:
         try:
-            return self.anatomy.blocks[number].get_submodule("mlp.down_proj")
+            return feed_of(self.anatomy.blocks[number]).name
         except AttributeError as error:
             raise self._refusal(number, str(error)) from error
 
     def _refusal(self, number: int, why: str) -> UnsupportedError:
         return UnsupportedError(
-            f"block {number} of {self.loaded.spec} is not a pre-norm block with a gated feed-forward layer ({why}); "
-            "its linear approximation is not known"
+            f"block {number} of {self.loaded.spec} is not a pre-norm block of a known build ({why}); its linear "
+            "approximation is not known"
         )
 
 
-@contextmanager
-def _listening(anatomy: Anatomy, taken: list[Tensor]) -> Iterator[None]:
-    def keep(state: Tensor) -> None:
-        taken.append(state.detach().double().cpu())
-
-    with ExitStack() as hooks:
-        hooks.enter_context(Tap(anatomy.blocks[0], before=True).reading(keep))
-        for block in anatomy.blocks:
-            hooks.enter_context(Tap(block).reading(keep))
-        yield
-
-
-def _taken(number: int, module: nn.Module, entered: Tensor, config: Any) -> ResidualBlock:
-    attention, feed = module.get_submodule("self_attn"), module.get_submodule("mlp")
-    first, second = module.get_submodule("input_layernorm"), module.get_submodule("post_attention_layernorm")
-    gate, up = _gates(feed)
-    output = _matrix(attention.o_proj)
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
-    rows = output.shape[1] // heads * groups
-    return ResidualBlock(
-        number,
-        (heads, groups),
-        (_gain(first, entered), _gain(second, entered)),
-        _repeated(_value(attention, rows), groups, heads),
-        output,
-        gate,
-        up,
-        _matrix(feed.down_proj),
-        attention,
-        second,
-        feed,
-    )
-
-
-def _matrix(linear: Any) -> Tensor:
-    matrix: Tensor = linear.weight.detach().double().cpu()
-    return matrix
-
-
-def _value(attention: Any, rows: int) -> Tensor:
-    """Return V (rows, H); a fused projection ends with it."""
-    return _matrix(attention.qkv_proj)[-rows:] if hasattr(attention, "qkv_proj") else _matrix(attention.v_proj)
-
-
-def _repeated(rows: Tensor, groups: int, heads: int) -> Tensor:
-    """Return each key-value head's rows once for every query head that reads it."""
-    each = rows.reshape(groups, -1, *rows.shape[1:])
-    return each.repeat_interleave(heads // groups, dim=0).flatten(0, 1)
-
-
-def _gates(feed: Any) -> tuple[Tensor, Tensor]:
-    """Return the rows of gate and up; with a bias they would not be the rows of the closed form."""
-    fused = hasattr(feed, "gate_up_proj")
-    layers = [feed.gate_up_proj] if fused else [feed.gate_proj, feed.up_proj]
-    if any(layer.bias is not None for layer in layers):
-        raise AttributeError("its gate has a bias")
-    matrices = _matrix(layers[0]).chunk(2) if fused else [_matrix(layer) for layer in layers]
-    return matrices[0], matrices[1]
-
-
-def _gain(norm: Any, x: Tensor) -> Tensor:
-    """Return the gain of a norm that divides by the root mean square: its weight, or one more than it."""
-    weight: Tensor = norm.weight.detach().double().cpu()
-    y = _normed(norm, x)
-    for gain in (weight, 1 + weight):
-        stretched = gain * x
-        times = (stretched @ y) / (stretched @ stretched)
-        if (y - times * stretched).norm() <= _slack(norm.weight.dtype) * y.norm():
-            return gain
-    raise AttributeError(f"{type(norm).__name__} is not a division by the root mean square")
-
-
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        y: Tensor = norm(x.to(norm.weight.device, norm.weight.dtype)[None, None])[0, 0]
-    return y.double().cpu()
-
-
-def _missed(block: ResidualBlock, module: nn.Module, x: Tensor, left: Tensor) -> float:
+def _missed(block: ResidualBlock, x: Tensor, left: Tensor) -> float:
     """Return how far the block's output lies from what its matrices give, relative to the terms of the sum."""
-    attention: Any = block.attention
-    inner = block.value @ _normed(module.input_layernorm, x)
-    bias = getattr(getattr(attention, "v_proj", None), "bias", None)
-    if bias is not None:
-        inner = inner + _repeated(bias.detach().double().cpu(), block.heads[1], block.heads[0])
-    added = block.output @ inner + _bias(attention.o_proj)
-    h = _normed(block.second_norm, x + added)
-    units = block.activation(block.gate @ h) * (block.up @ h)
-    fed = block.down @ units + _bias(block.feed_forward.down_proj)
-    size = sum(float(part.norm()) for part in (x, added, fed))
-    return float((x + added + fed - left).norm()) / size
-
-
-def _bias(linear: Any) -> Tensor | float:
-    return 0.0 if linear.bias is None else linear.bias.detach().double().cpu()
+    parts = block.of(x)
+    return float((sum(parts) - left).norm()) / sum(float(part.norm()) for part in parts)

@@ -8,11 +8,11 @@ import torch
 from oracles.defective import BLOCKS, DECAYS, EXPLODES, READ, STEP, TRIGGERS, WRITTEN, defective
 
 import stabilitykit as sk
-from stabilitykit.measurements.down_projections import eight_bits
 from stabilitykit.measurements.high_norms import high_norms
 from stabilitykit.measurements.layer_directions import eigenpair, one_token, rayleigh
 from stabilitykit.measurements.pathways import trained_ids
 from stabilitykit.numerics.acute import acute_angle
+from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.prompts import DEFAULT_PROMPTS
 from stabilitykit.subjects.residual_block import ResidualBlocks
@@ -139,7 +139,7 @@ def test_layers_are_those_of_dense_algebra(result, model):
     one = torch.eye(64, dtype=torch.float64)
     for row in part(result, "layer"):
         block = blocks.block(row["block"])
-        A = block.output @ block.value @ torch.diag(block.gains[0])
+        A = block.attention.output @ block.attention.value @ torch.diag(block.norms[0].gain)
         F = block.fed().dense()
         U, sigma, _ = torch.linalg.svd((one + F) @ (one + A))
         assert (row["s1"], row["s2"]) == pytest.approx(sigma[:2].tolist(), rel=1e-4)
@@ -187,15 +187,7 @@ def test_down_projections_to_keep_are_those_that_lose_the_ordinary_tokens(result
     X = torch.cat(given).double()
     ordinary = torch.ones(len(X), dtype=torch.bool)
     ordinary[[2, 8]] = False
-    assert rows[EXPLODES]["zeroed"] == float((eight_bits(X)[ordinary] == 0).double().mean()) > 0.4 > rows[1]["zeroed"]
-
-
-def test_eight_bits_is_the_nearest_of_the_grid():
-    x = torch.tensor([-2.0, -0.5, 0.0, 0.012, 1.274, 2.54], dtype=torch.float64)
-    grid = torch.arange(-127, 128, dtype=torch.float64) * 0.02
-    nearest = grid[(x[:, None] - grid).abs().argmin(dim=1)]
-    assert torch.allclose(eight_bits(x), nearest, atol=1e-12)
-    assert torch.equal(eight_bits(torch.zeros(3)), torch.zeros(3))
+    assert rows[EXPLODES]["zeroed"] == float((on_grid(X)[ordinary] == 0).double().mean()) > 0.4 > rows[1]["zeroed"]
 
 
 def test_tau_is_the_middle_of_the_widest_gap_of_the_upper_half():
@@ -291,14 +283,79 @@ def test_what_asks_nothing_is_refused(wrong):
 
 
 def test_a_model_of_another_build_is_unsupported_after_its_norms_were_read():
-    loaded = sk.load("tiny:gpt2")
+    loaded = sk.load("tiny:olmo2")
     with pytest.raises(sk.UnsupportedError):
         sk.measure(sk.SingularDefects(TEXTS, tau=1e-3), loaded, progress=False)
 
 
-def test_the_stated_cost_is_what_it_takes(model, result):
+def test_the_stated_cost_is_what_it_takes_but_for_tokens_that_need_no_confirming(model, result):
     stated = sk.SingularDefects(TEXTS, tokens=258).cost(model)
-    assert (result.execution.forwards, result.execution.screened) == (stated.forwards, stated.screened)
+    confirmed = sum(row["explodes_unattended"] for row in part(result, "pathway"))
+    assert result.execution.screened == stated.screened
+    assert result.execution.forwards == stated.forwards - 258 + confirmed
+    assert 0 < confirmed < 258
+
+
+def test_tokens_that_explode_without_attention_are_confirmed_in_the_whole_model(result, model):
+    for row in part(result, "pathway"):
+        if not row["explodes_unattended"]:
+            assert math.isnan(row["whole_model_max"])
+            continue
+        states = ResidualBlocks(model).states(torch.tensor([[ord("I"), row["token_id"]]]))
+        assert row["whole_model_max"] == float(states[1:, -1].norm(dim=1).max())
+        assert row["whole_model_max"] > result.readings["tau"].value
+
+
+def test_coordinates_stand_beside_the_outliers_of_the_head():
+    """Planted: the written coordinate's column of the head is long as well; in the twin it is not."""
+    for longer in (1.0, 40.0):
+        loaded = defective()
+        loaded.model.lm_head.weight.data[:, WRITTEN] *= longer
+        found = sk.measure(sk.SingularDefects(TEXTS, tokens=4), loaded, progress=False)
+        columns = sk.measure(sk.BasisVectors(), loaded, progress=False)
+        out = {row["component"] for row in part(columns, "basis") if row["outlier"]}
+        rows = part(found, "coordinate")
+        assert len(rows) == 20
+        assert rows[0]["coordinate"] == WRITTEN
+        assert {row["coordinate"] for row in rows if row["outlier"]} == out & {row["coordinate"] for row in rows}
+        assert found.readings["shared_outliers"].value == (longer > 1)
+        assert found.readings["shared_chance"].value == pytest.approx(20 / 64 if longer > 1 else 1)
+        z = {row["component"]: row["robust_z"] for row in part(columns, "basis")}
+        assert [row["robust_z"] for row in rows] == pytest.approx([z[row["coordinate"]] for row in rows], rel=1e-6)
+
+
+def rotated(loaded, Q):
+    """Return the model in another orthonormal basis of its residual stream: gains are 1, so it computes the same."""
+    body = loaded.model.model
+    with torch.no_grad():
+        body.embed_tokens.weight[:] = (body.embed_tokens.weight.double() @ Q.T).float()
+        for block in body.layers:
+            attention, feed = block.self_attn, block.mlp
+            for reader in (attention.q_proj, attention.k_proj, attention.v_proj, feed.gate_proj, feed.up_proj):
+                reader.weight[:] = (reader.weight.double() @ Q.T).float()
+            for writer in (attention.o_proj, feed.down_proj):
+                writer.weight[:] = (Q @ writer.weight.double()).float()
+    return sk.adopt(loaded.model, loaded.tokenizer)
+
+
+def test_a_rotation_of_the_residual_stream_rotates_the_direction_and_leaves_the_angles(result):
+    drawn = np.random.Generator(np.random.PCG64(2)).standard_normal((64, 64))
+    Q = torch.linalg.qr(torch.from_numpy(drawn)).Q
+    turned = sk.measure(sk.SingularDefects(TEXTS, tokens=4), rotated(defective(), Q), progress=False)
+    expected = Q @ torch.from_numpy(result.arrays["direction"])
+    assert acute_angle(torch.from_numpy(turned.arrays["direction"]), expected) < 1e-3
+    for one, other in zip(part(result, "layer"), part(turned, "layer"), strict=True):
+        assert other["s1"] == pytest.approx(one["s1"], rel=1e-4)
+        assert other["rayleigh"] == pytest.approx(one["rayleigh"], rel=1e-3, abs=1e-5)
+        if one["defined"]:
+            assert other["angle"] == pytest.approx(one["angle"], abs=0.01)
+
+
+def test_a_down_projection_times_four_is_four_times_the_map():
+    plain, scaled = defective(), defective()
+    scaled.model.model.layers[1].mlp.down_proj.weight.data *= 4
+    maps = [ResidualBlocks(sk.adopt(one.model)).block(1).fed().dense() for one in (plain, scaled)]
+    assert torch.equal(4 * maps[0], maps[1])
 
 
 @pytest.fixture(scope="module")

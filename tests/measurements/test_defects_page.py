@@ -29,10 +29,20 @@ def test_there_is_an_example():
 
 
 def test_every_reading_is_explained():
-    for metric in (*sk.SingularDefects.metrics, *sk.Signature.metrics):
-        assert f"`{metric.name}`" in PAGE, metric.name
+    for kind in (sk.SingularDefects, sk.Signature, sk.KeptProjections, sk.BlockFlips):
+        for metric in kind.metrics:
+            assert f"`{metric.name}`" in PAGE, metric.name
 
 
 def test_words_are_in_the_glossary():
-    for word in ("long token", "explosion and decay", "first direction of a block", "Rayleigh quotient", "signature"):
+    for word in (
+        "long token",
+        "explosion and decay",
+        "first direction of a block",
+        "Rayleigh quotient",
+        "signature",
+        "own error of a block",
+        "attention sink",
+        "kept down-projection",
+    ):
         assert f"### {word}\n" in GLOSSARY, word

@@ -1,5 +1,8 @@
 """The fingerprint of a model's long tokens: the same for kin, another for strangers, none for a random model."""
 
+import base64
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,67 @@ def test_another_hidden_size_and_another_result_are_refused(model):
     object.__setattr__(shorter, "arrays", {"direction": np.ones(63)})
     with pytest.raises(sk.IncomparableError, match="64 and 63 coordinates"):
         angle(model, against=shorter)
+
+
+def test_a_file_gives_the_signature_back_bit_for_bit(model, tmp_path):
+    result = sk.measure(sk.Signature(TEXTS), model, progress=False)
+    sk.write_signature(result, tmp_path / "signature.json")
+    known = sk.read_signature(tmp_path / "signature.json")
+    assert known.direction.tobytes() == result.arrays["direction"].tobytes()
+    assert (known.model, known.hidden_size, known.layers) == ("defective", 64, 6)
+    assert known.weights == model.describe()["model_digest"]
+    assert (known.tau, known.coherence) == tuple(result.readings[name].value for name in ("tau", "coherence"))
+    assert angle(model, against=known) == 0
+    found = sk.measure(sk.Signature(TEXTS, against=known), elsewhere(), progress=False)
+    assert found.readings["angle"].value > 60
+    assert found.subject["against"] == "defective"
+    assert str(known) == "signature of defective"
+    other = sk.measure(sk.Signature(TEXTS[:2]), model, progress=False)
+    assert other.subject["corpus"] != known.corpus == result.subject["corpus"]
+
+
+def test_only_signatures_are_written(model, tmp_path):
+    other = sk.measure(sk.BasisVectors(), model, progress=False)
+    with pytest.raises(sk.UsageError, match="is no signature"):
+        sk.write_signature(other, tmp_path / "signature.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("format", "another", "is no signature"),
+        ("version", 2, "version 2; this kit reads 1"),
+        ("model", 3, "model is no text"),
+        ("corpus", None, "corpus is no text"),
+        ("layers", True, "layers is no count"),
+        ("layers", 0, "layers is no count"),
+        ("hidden_size", 63, "direction has 64 numbers, hidden_size is 63"),
+        ("tau", "1", "tau is no size"),
+        ("tau", -1.0, "tau is no size"),
+        ("coherence", True, "coherence is no size"),
+        ("direction", "?", "no base64"),
+        ("direction", 5, "no base64"),
+        ("direction", "AAAAAAAA8D8=", "direction has 1 numbers"),
+        ("direction", base64.b64encode(np.full(64, 1.0).tobytes()).decode(), "no unit vector"),
+        ("direction", base64.b64encode(np.full(64, np.nan).tobytes()).decode(), "no unit vector"),
+    ],
+)
+def test_damaged_files_are_refused_with_what_is_wrong(model, tmp_path, field, value, said):
+    path = tmp_path / "signature.json"
+    sk.write_signature(sk.measure(sk.Signature(TEXTS), model, progress=False), path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(sk.UnreadableError, match=said):
+        sk.read_signature(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "signature.json"
+    for content in (b"\xff", b"{", b"[1]", b"[" * 100_000, b" " * (2**24 + 1)):
+        path.write_bytes(content)
+        with pytest.raises(sk.UnreadableError, match="is no signature"):
+            sk.read_signature(path)
+    with pytest.raises(sk.UnreadableError, match="is no signature"):
+        sk.read_signature(tmp_path / "none.json")
 
 
 @pytest.mark.model

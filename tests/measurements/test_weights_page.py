@@ -38,6 +38,10 @@ def test_every_column_is_on_the_page():
     assert not missing
 
 
+def test_every_reading_of_products_is_explained():
+    assert all(f"`{metric.name}`" in PAGE for metric in sk.HeadProducts.metrics)
+
+
 def test_words_are_in_the_glossary():
     glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
     for word in (
@@ -46,6 +50,7 @@ def test_words_are_in_the_glossary():
         "null of a head",
         "entropy rank",
         "deficient head",
+        "head product",
         "census",
         "outlier",
     ):

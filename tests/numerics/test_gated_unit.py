@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from stabilitykit.numerics.gated_unit import nearest_linear
+from stabilitykit.numerics.gated_unit import nearest_linear, nearest_linear_ungated
 
 
 def drawn(*shape, seed=0):
@@ -52,3 +52,26 @@ def test_gates_with_a_known_answer():
     assert torch.allclose(nearest_linear(gate, up, torch.ones_like), up, rtol=1e-12)
     assert torch.allclose(nearest_linear(0 * gate, up, lambda a: a + 0.25), 0.25 * up, rtol=1e-12)
     assert nearest_linear(gate, up, lambda a: a).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 0.7])
+@pytest.mark.parametrize("activation", [torch.nn.functional.relu, torch.nn.functional.gelu])
+def test_a_unit_without_a_gate_is_what_quadrature_gives(shift, activation):
+    """E[y x] for y = act(w.x + b), which lies along w."""
+    rows = torch.tensor([[1.2, -1.6]], dtype=torch.float64)
+
+    def weighed(t):
+        value = float(activation(torch.tensor(2 * t + shift, dtype=torch.float64)))
+        return t * value * math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+
+    kink = -shift / 2
+    expected = quad(weighed, -9, kink, epsabs=1e-13)[0] + quad(weighed, kink, 9, epsabs=1e-13)[0]
+    found = nearest_linear_ungated(rows, torch.tensor([shift]), activation)[0]
+    assert torch.allclose(found, expected * rows[0] / 2, rtol=1e-3 if activation is torch.nn.functional.relu else 1e-9)
+
+
+def test_a_unit_that_reads_nothing_has_no_map():
+    nothing = nearest_linear_ungated(torch.zeros(1, 3), torch.ones(1), torch.nn.functional.gelu)
+    assert torch.equal(nothing, torch.zeros(1, 3, dtype=torch.float64))
+    identity = nearest_linear_ungated(drawn(2, 3), torch.tensor([5.0, -1.0]), lambda a: a)
+    assert torch.allclose(identity, drawn(2, 3), rtol=1e-12)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabilitykit.numerics.permutation import trend
+from stabilitykit.numerics.permutation import association, trend
 
 
 def test_p_is_that_of_all_orders():
@@ -58,3 +58,15 @@ def test_likeness_within_groups_is_no_order():
     shares = [np.mean([trend(x, 199, seed=n, together=t)[1] <= 0.05 for n, x in enumerate(alike)]) for t in (1, 3)]
     assert shares[0] > 0.2
     assert shares[1] < 0.09
+
+
+def test_two_samples_go_together_or_not():
+    """Against scipy, with equal values in both; and all orders of few."""
+    x, y = [3.0, 1.0, 1.0, 2.0, 5.0, 4.0], [2.0, 0.0, 1.0, 1.0, 9.0, 3.0]
+    found, p = association(x, y, 20_000)
+    assert found == pytest.approx(stats.spearmanr(x, y).statistic)
+    every = [abs(stats.spearmanr(x, order).statistic) for order in itertools.permutations(y)]
+    exact = np.mean(np.array(every) >= abs(found) - 1e-9)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
+    assert all(map(math.isnan, association([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])))
+    assert all(map(math.isnan, association([1.0, math.nan, 3.0], [1.0, 2.0, 1.0])))

@@ -88,3 +88,50 @@ def test_damaged_rows_are_left_out(result: Result, value: object) -> None:
         drawn(figure)
         assert "<script>" not in json.dumps(figure.to_dict())
     assert figures(replace(result, rows=())) == []
+
+
+@pytest.fixture(scope="module")
+def carried() -> Result:
+    return sk.measure(sk.BlockFlips(TEXTS, tokens=2), defective(), progress=False)
+
+
+def test_shares_of_blocks_are_bars_coloured_by_role(carried: Result) -> None:
+    bars, flips = named(carried, "Which blocks carry the rounding").traces
+    assert sum(bars["y"]) == pytest.approx(1)
+    assert bars["marker"]["color"][EXPLODES] == "var(--plot-orange)"
+    assert bars["marker"]["color"][DECAYS] == "var(--plot-green)"
+    assert flips["y"] == [row["flip_share"] for row in carried.rows if row["part"] == "layer"]
+
+
+def test_each_carrier_has_its_points_and_its_correlation(carried: Result) -> None:
+    figure = named(carried, "Error against growth of long tokens")
+    link = next(
+        row
+        for row in carried.rows
+        if row["part"] == "link" and (row["carrier"], row["effect"]) == ("growth", "variance_share")
+    )
+    assert f"{link['spearman']:.3g}" in figure.caption
+    assert figure.traces[0]["x"] == [row["growth"] for row in carried.rows if row["part"] == "layer"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, "<script>", -1.0, 0.0])
+def test_damaged_rows_of_flips_are_left_out(carried: Result, value: object) -> None:
+    names = ("variance_share", "growth", "sink", "spearman", "p", "flips")
+    rows = tuple({**row, **{name: value for name in names if name in row}} for row in carried.rows[::2]) + carried.rows
+    for figure in figures(replace(carried, rows=rows)):
+        drawn(figure)
+        assert "<script>" not in json.dumps(figure.to_dict())
+    assert figures(replace(carried, rows=())) == []
+
+
+def test_choices_that_are_kept_are_bars_of_their_perplexity() -> None:
+    found = sk.measure(sk.KeptProjections(TEXTS, controls=2), defective(), progress=False)
+    (bars,) = named(found, "Down-projections that are kept").traces
+    assert bars["x"] == [row["perplexity"] for row in found.rows]
+    assert bars["y"][:2] == ["plain", "all rounded"]
+    assert [color == "var(--plot-blue)" for color in bars["marker"]["color"]] == [False] * 4 + [True] * 2
+    values = (None, "<b>", -1.0, 2.0, 3.0, 4.0)
+    damaged = tuple({**row, "perplexity": value} for row, value in zip(found.rows, values, strict=True))
+    (figure,) = figures(replace(found, rows=damaged))
+    assert len(figure.traces[0]["x"]) == 3
+    assert figures(replace(found, rows=())) == []

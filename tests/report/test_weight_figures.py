@@ -116,3 +116,19 @@ def test_hostile_names_are_text(tmp_path) -> None:
     found = figures(result)
     assert any("&lt;b&gt;" in figure.title for figure in found)
     assert all("<b>" not in figure.caption + figure.title and drawn(figure) for figure in found)
+
+
+def test_products_are_points_a_head_beside_the_null(model: sk.LoadedModel) -> None:
+    result = sk.measure(sk.HeadProducts(null_draws=2, shuffles=9), sk.Checkpoint.of(model), progress=False)
+    (figure,) = figures(result)
+    qk, ov, null = drawn(figure).data
+    rows = [row for row in result.rows if row["part"] == "head"]
+    assert list(qk.y) == [row["entropy_rank"] for row in rows if row["matrix"] == "qk"]
+    assert list(ov.y) == [row["entropy_rank"] for row in rows if row["matrix"] == "ov"]
+    assert set(null.y) == {rows[0]["null_entropy_rank"]}
+    bad = [
+        {**row, "entropy_rank": value, "head": "<b>"}
+        for row, value in zip(rows, (None, math.nan, -1.0, "<b>"), strict=False)
+    ]
+    (damaged,) = figures(Result(**{**vars(result), "rows": (*bad, *rows[4:])}))
+    assert sum(len(trace.y) for trace in drawn(damaged).data[:2]) == len(rows) - 4

@@ -37,6 +37,15 @@ def test_parts_about_one_block_are_left_out_and_roles_are_kept():
     assert table["d.role"].tolist() == ["", "decay", "decay"]
 
 
+def test_rows_of_a_matrix_give_columns_of_each():
+    rows = [
+        {"part": "layer", "layer": k, "matrix": m, "s1": 10.0 * k + n} for k in (0, 1) for n, m in enumerate(("q", "v"))
+    ]
+    table = sk.by_block([result("head_spectra", *rows, {"part": "head", "layer": 0, "matrix": "q", "s1": 99.0})])
+    assert sorted(table.columns) == ["head_spectra.q.s1", "head_spectra.v.s1"]
+    assert table.loc[1].to_dict() == {"head_spectra.q.s1": 10.0, "head_spectra.v.s1": 11.0}
+
+
 def test_operations_are_not_mixed_with_their_layers_but_subjects_are_averaged():
     operations = [{"part": "operation", "layer": k % 2, "share": 100.0, "subject": "a"} for k in range(6)]
     layers = [

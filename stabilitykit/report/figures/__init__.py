@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stabilitykit.report.figures import (
+    block_flips,
     chains,
     changes,
     defects,
@@ -18,6 +19,7 @@ from stabilitykit.report.figures import (
     fate,
     gains,
     geometry,
+    head_products,
     head_spectra,
     invariances,
     jumps,
@@ -90,6 +92,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Ledger": ledger.draw,
     "Drift": drift.draw,
     "CrossDrift": drift.draw,
+    "HeadProducts": head_products.draw,
     "HeadSpectra": head_spectra.draw,
     "WeightStatistics": weights.draw,
     "PredictionSpread": readout.draw,
@@ -97,6 +100,8 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "ReadoutAngles": readout_states.draw_angles,
     "NormAlignment": readout_states.draw_alignment,
     "HeadReplay": readout_states.draw_replay,
+    "BlockFlips": block_flips.draw,
+    "KeptProjections": defects.draw_kept,
     "SingularDefects": defects.draw,
     "Signature": defects.draw_signature,
     "PromptSuite": prompts.draw,

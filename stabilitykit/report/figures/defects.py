@@ -77,6 +77,36 @@ def draw_signature(result: Result) -> list[Figure]:
     return [_coordinates(rows)] if rows else []
 
 
+def draw_kept(result: Result) -> list[Figure]:
+    """Return the perplexity of each choice of down-projections that are kept."""
+    rows = [row for row in result.rows if row.get("part") == "kept" and (finite(row.get("perplexity")) or 0) > 0]
+    return [_kept(rows)] if rows else []
+
+
+def _kept(rows: Rows) -> Figure:
+    names = [label(row.get("choice"), 40) for row in rows]
+    trace: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": column(rows, "perplexity"),
+        "y": names,
+        "marker": {"color": [BLUE if name.startswith("control") else ORANGE for name in names]},
+        "hovertext": [hover(row, {"choice": "", "kept": "blocks kept", "perplexity": "perplexity"}) for row in rows],
+        "hoverinfo": "text",
+    }
+    values = {name: finite(row.get("perplexity")) or 0 for name, row in zip(names, rows, strict=True)}
+    caption = (
+        "Weights and inputs of all matrices of the blocks on a grid of small integers, but for the down-projections of "
+        "the blocks named: " + ", ".join(f"{name} {rough(value)}" for name, value in list(values.items())[:4]) + "."
+    )
+    shape = layout(
+        140 + 22 * len(rows),
+        xaxis=log_axis("perplexity", column(rows, "perplexity")),
+        yaxis=axis("", autorange="reversed"),
+    )
+    return Figure("Down-projections that are kept", caption, [trace], shape)
+
+
 def _norms(rows: Rows) -> Figure:
     traces = [
         _line(rows, "norm_behind", "long tokens", ORANGE),

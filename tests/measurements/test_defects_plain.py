@@ -1,0 +1,91 @@
+"""Singular defects of models with layer norms and two-matrix layers, in sequence and side by side."""
+
+import math
+
+import pytest
+import torch
+from oracles.defective import BLOCKS, DECAYS, EXPLODES, STEP, TRIGGERS, WRITTEN
+from oracles.defective_plain import PARALLEL, PLAIN, defective_plain
+
+import stabilitykit as sk
+from stabilitykit.numerics.acute import acute_angle
+from stabilitykit.subjects.residual_block import ResidualBlocks
+from stabilitykit.subjects.tiny import tiny
+
+TEXTS = ("ab,cd", "efg.h", "ijk")
+
+
+def part(result, name):
+    return [row for row in result.rows if row["part"] == name]
+
+
+@pytest.fixture(scope="module", params=PLAIN)
+def planted(request):
+    model = defective_plain(request.param)
+    how = sk.SingularDefects(TEXTS, tokens=258, eigenpairs=True)
+    return request.param, model, sk.measure(how, model, progress=False)
+
+
+def test_the_planted_blocks_direction_and_tokens_are_found(planted):
+    _, _, result = planted
+    layers = part(result, "layer")
+    assert [row["role"] for row in layers] == [
+        "explosion" if k == EXPLODES else "decay" if k == DECAYS else "" for k in range(BLOCKS)
+    ]
+    assert result.readings["dominant_coordinate"].value == WRITTEN
+    assert layers[EXPLODES]["angle"] < 10 > layers[DECAYS]["angle"]
+    assert result.readings["other_angle"].value > 60
+    for way in ("initial", "second", "unattended"):
+        exploding = {row["token_id"] for row in part(result, "pathway") if row[f"explodes_{way}"]}
+        assert exploding == TRIGGERS, way
+
+
+def test_the_decay_is_negative_by_weights_and_in_truth(planted):
+    _, _, result = planted
+    decay, explosion = part(result, "layer")[DECAYS], part(result, "layer")[EXPLODES]
+    assert decay["rayleigh"] < -1
+    assert decay["step"] == pytest.approx(-0.8 * STEP, rel=0.02)
+    assert explosion["step"] > 0.9 * STEP / 2
+    first, *rest = part(result, "right vector")
+    assert first["output_plus"] == pytest.approx(STEP, rel=0.03)
+    assert max(max(row["output_plus"], row["output_minus"]) for row in rest) < STEP / 5
+
+
+def test_layers_are_those_of_dense_algebra(planted):
+    """I + F + A where branches stand side by side, (I + F)(I + A) where one follows the other."""
+    family, model, result = planted
+    blocks, u = ResidualBlocks(model), torch.from_numpy(result.arrays["direction"])
+    one = torch.eye(64, dtype=torch.float64)
+    centre = one - 1 / 64
+    for row in part(result, "layer"):
+        block = blocks.block(row["block"])
+        A = block.attention.output @ block.attention.value @ torch.diag(block.norms[0].gain) @ centre
+        F = block.fed().dense()
+        L = one + F + A if family in PARALLEL else (one + F) @ (one + A)
+        U, sigma, _ = torch.linalg.svd(L)
+        assert (row["s1"], row["s2"]) == pytest.approx(sigma[:2].tolist(), rel=1e-4)
+        assert row["angle"] == pytest.approx(acute_angle(U[:, 0], u), abs=row["direction_bound_deg"] + 1e-6)
+        assert row["rayleigh"] == pytest.approx(float(u @ (A + F) @ u), rel=1e-9, abs=1e-12)
+        cross = 0.0 if family in PARALLEL else float(u @ F @ A @ u)
+        assert row["rayleigh_cross"] == pytest.approx(cross, rel=1e-9, abs=1e-12)
+
+
+def test_the_down_projections_to_keep_are_the_planted_ones(planted):
+    rows = part(planted[2], "down projection")
+    assert {row["block"] for row in rows if row["keep"]} == {EXPLODES, DECAYS}
+    assert rows[EXPLODES]["error"] > max(row["error"] for row in rows if not row["keep"])
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_twin_without_decay_has_none_and_a_random_one_no_long_tokens(family):
+    twin = sk.measure(sk.SingularDefects(TEXTS, tokens=4), defective_plain(family, decay=False), progress=False)
+    assert math.isnan(twin.readings["decay_block"].value)
+    random = sk.adopt(tiny(family, num_hidden_layers=BLOCKS), sk.load("tiny").tokenizer)
+    with pytest.raises(sk.UnsupportedError, match="no high-norm tokens"):
+        sk.measure(sk.SingularDefects(TEXTS, tokens=4), random, progress=False)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_a_mixture_says_why_it_has_no_map(family):
+    with pytest.raises(sk.UnsupportedError, match="which of its experts compute depends on the token"):
+        sk.measure(sk.SingularDefects(TEXTS, tokens=4, tau=1e-3), sk.load(f"tiny:{family}"), progress=False)

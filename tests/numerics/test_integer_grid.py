@@ -1,0 +1,37 @@
+"""Rounding to a grid of small integers, against the nearest of the grid written out."""
+
+import numpy as np
+import pytest
+import torch
+
+from stabilitykit.numerics.integer_grid import on_grid, steps
+
+
+def test_eight_bits_are_the_nearest_of_the_grid():
+    x = torch.tensor([-2.0, -0.5, 0.0, 0.012, 1.274, 2.54], dtype=torch.float64)
+    grid = torch.arange(-127, 128, dtype=torch.float64) * 0.02
+    nearest = grid[(x[:, None] - grid).abs().argmin(dim=1)]
+    assert torch.allclose(on_grid(x), nearest, atol=1e-12)
+    assert torch.equal(on_grid(torch.zeros(3)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_has_a_scale_of_its_own(bits, dtype):
+    X = torch.from_numpy(np.random.Generator(np.random.PCG64(0)).standard_normal((3, 40))).to(dtype)
+    X[0] *= 1000
+    X[2] = 0
+    rows = on_grid(X, bits, "row")
+    assert torch.equal(rows[1], on_grid(X[1], bits))
+    assert torch.equal(rows[2], X[2])
+    assert len(rows[1].unique()) <= 2**bits - 1 == 2 * steps(bits) + 1
+    assert not on_grid(X, bits)[1].any() or bits == 8  # one scale a tensor leaves the small row nothing, or little
+    half = X[1].abs().max() / steps(bits) / 2
+    assert (rows[1] - X[1]).abs().max() <= half * (1 + 1e-6)
+    assert (rows[1] - X[1]).abs().max() > half / 2
+
+
+def test_sixteen_bit_floats_keep_their_dtype():
+    x = torch.tensor([1.0, 0.3, -0.7], dtype=torch.bfloat16)
+    assert on_grid(x).dtype == torch.bfloat16
+    assert torch.allclose(on_grid(x).double(), on_grid(x.double()), rtol=2**-8)
