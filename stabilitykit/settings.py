@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stabilitykit.traces import LEVELS, STATES
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.tolerance import Tolerance
+    from stabilitykit.results.known import Known
     from stabilitykit.results.limit import Limit
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -27,7 +29,7 @@ BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
 _PATHS = ("report", "replay", "record", "against", "save", "baseline")
-_ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
+_ASIDE = {"budget", "record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -61,6 +63,10 @@ OPTIONS = (
     Option("profile", f"how much to measure: {', '.join(PROFILES)}", "NAME", "quick"),
     Option("report", "write the report into this folder; the suite's default is reports", "DIR"),
     Option("limit", "gate, such as 'batch_invariance.max_ulp<=4' (glob on check ids)", "EXPR", kind="list"),
+    Option("known", "file of known differences, CHECK REASON a line: such a check is shown and fails no test", "FILE"),
+    Option(
+        "budget", "begin no test after this many seconds; the most telling come first, the rest is listed", "SECONDS"
+    ),
     Option("strict", "hold every measurement to its ideal: a difference fails the test", kind="flag"),
     Option("attention", "attention implementation to load the model with, such as eager or sdpa", "NAME"),
     Option("experts", "experts implementation to load the model with, such as eager", "NAME"),
@@ -98,6 +104,8 @@ class Settings:
     profile: Profile = PROFILES["quick"]
     report: Path | None = None
     limits: tuple[Limit, ...] = ()
+    known: tuple[Known, ...] = ()
+    budget: float | None = None
     strict: bool = False
     attention: str | None = None
     experts: str | None = None
@@ -131,6 +139,7 @@ class Settings:
             "profile": self.profile.name,
             **{name: None if plain[name] is None else str(plain[name]) for name in _PATHS},
             "limits": [str(limit) for limit in self.limits],
+            "known": [str(one) for one in self.known],
             "compare_fail": [str(rule) for rule in self.compare_fail],
             "load_args": dict(self.load_args),
         }
@@ -168,6 +177,8 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         profile=_profile(raw["profile"]),
         report=roots["report"] / report if report else None,
         limits=_limits(raw["limit"]),
+        known=_known(roots["known"] / raw["known"]) if raw["known"] else (),
+        budget=_seconds(raw["budget"]) if raw["budget"] else None,
         strict=bool(raw["strict"]),
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
@@ -259,6 +270,22 @@ def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     from stabilitykit.baselines.asked import asked  # as for limits
 
     return asked(raw, roots)
+
+
+def _known(path: Path) -> tuple[Known, ...]:
+    from stabilitykit.results.known import read_known  # as for limits
+
+    return read_known(path)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"budget {value!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _limits(expressions: list[str]) -> tuple[Limit, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 from stabilitykit.baselines.store import Baseline, read
 from stabilitykit.errors import IncomparableError, StabilityError
+from stabilitykit.plugin.excused import excused
 from stabilitykit.plugin.options import SETTINGS
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Held:
         if self._fails(found):
             again = rerun(log.item)
             message = self._drift(found, record.result, again) if found.broken else f"{check_id}: {told}\n\n{again}"
+            if excused(log, check_id, message):
+                return None
             log.judge(check_id, "fail", message)
             return StabilityFailure(message, replace(record.result, check_id=check_id.split("[", 1)[0]))
         if found.status in UPDATED[self.settings.update]:
