@@ -45,6 +45,8 @@ def test_a_reading_along_one_of_them_that_moved_fails(held, drawn):
     run.result.assert_outcomes(failed=1, passed=1)
     (record,) = run.run["records"]
     assert f"first along {FIRST!r} 2 is worse than its baseline 1" in record["message"].splitlines()[0]
+    assert not any(entry["failing"] for entry in record["recipes"]), "what was measured last is not what failed"
+    assert "Measured last along" not in run.text
 
 
 def test_a_search_that_does_not_replay_has_lost_them(held, drawn):
