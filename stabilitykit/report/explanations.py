@@ -214,6 +214,9 @@ GLOSSARY = {
     "signature": "The direction of a model's long tokens. Fine-tuning keeps it, so a small angle tells kinship.",
     "margin": "The largest logit less the next one: what a token is chosen by. An exact tie has none, and the token "
     "with the lower id is taken.",
+    "fragile word": "A word with a token whose two likeliest candidates lie within three times the noise, or one ULP, "
+    "of each other: rounding may decide which comes first.",
+    "perplexity": "Among how many equally likely tokens the model would be as uncertain as it is in this text.",
     "digest": "128 bits that stand for a tensor's dtype, shape and bytes: equal ones mean equal bits.",
     "stage": "A place in the model at which a recording listens: what a module returned, or was given.",
     "step": "One forward of a generation; step 0 reads the prompt, and each decides one token.",
