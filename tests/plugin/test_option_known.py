@@ -48,17 +48,35 @@ def test_without_the_option_it_fails(inner: Inner) -> None:
     inner(SOURCE).result.assert_outcomes(passed=1, failed=2)
 
 
-def test_a_broken_limit_and_a_drift_are_excused_too(inner: Inner, pytester: pytest.Pytester) -> None:
-    pytester.path.joinpath("known.txt").write_text("toy_drift reasons", encoding="utf-8")
-    source = "def test_drift(stability):\n    stability.measure(ToyDrift(drift={}), TOY)\n"
-    assert inner(source.format("1.0"), "--stability-save=kept").result.ret == 0
-    known, baseline = "--stability-known=known.txt", "--stability-baseline=kept"
-    assert inner(source.format("1.0"), "--stability-limit=toy_drift.max_ulp<=0", known).result.ret == 0
-    assert inner(source.format("1.0"), "--stability-limit=toy_drift.max_ulp<=0").result.ret == 1
-    drifted = inner(source.format("2.0"), baseline, known)
+MOVED = """
+import os
+
+class ToyMoved(ToyDrift):
+    def find(self, subject):
+        return ToyDrift(float(os.environ.get("DRIFT", 1))).find(subject)
+
+def test_moved(stability):
+    stability.measure(ToyMoved(), TOY)
+"""
+
+
+def test_a_broken_limit_and_a_drift_are_excused_too(
+    inner: Inner, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.path.joinpath("known.txt").write_text("toy_moved reasons", encoding="utf-8")
+    known, baseline, limit = (
+        "--stability-known=known.txt",
+        "--stability-baseline=kept",
+        "--stability-limit=*.max_ulp<=0",
+    )
+    assert inner(MOVED, "--stability-save=kept").result.ret == 0
+    assert inner(MOVED, limit).result.ret == 1
+    assert inner(MOVED, limit, known).result.ret == 0
+    monkeypatch.setenv("DRIFT", "2")
+    assert inner(MOVED, baseline).result.ret == 1
+    drifted = inner(MOVED, baseline, known)
     assert drifted.result.ret == 0
-    assert "is worse than its baseline" in drifted.records["toy_drift[test_drift]"]["message"]
-    assert inner(source.format("2.0"), baseline).result.ret == 1
+    assert "is worse than its baseline" in drifted.records["toy_moved[test_moved]"]["message"]
 
 
 @pytest.mark.parametrize(
