@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import baseline, bisect, compare, devices, margins, models, predict, report, run
+from stabilitykit.cli import ab, baseline, bisect, compare, devices, margins, models, predict, report, run
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
+    "ab": ab,
     "baseline": baseline,
     "bisect": bisect,
     "compare": compare,
