@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import bisect, compare, devices, margins, models, run
+from stabilitykit.cli import bisect, compare, devices, endpoint, margins, models, run
 from stabilitykit.errors import StabilityError
 
-_COMMANDS = {"bisect": bisect, "compare": compare, "devices": devices, "margins": margins, "models": models}
+_COMMANDS = {
+    "bisect": bisect,
+    "compare": compare,
+    "devices": devices,
+    "endpoint": endpoint,
+    "margins": margins,
+    "models": models,
+}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stabilitykit.cli import files
 from stabilitykit.errors import UsageError
 from stabilitykit.settings import OPTIONS, Option, Settings, resolve
 
@@ -35,15 +36,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--at-risk", default=_AT_RISK, metavar="P", help=f"a prompt at risk is likelier to change (default: {_AT_RISK})"
     )
     parser.add_argument("--wide", action="store_true", help="ask a float32 copy of the model as well")
-    parser.add_argument("--json", metavar="FILE", help="write the whole result")
-    parser.add_argument("--csv", metavar="FILE", help="write a row each prompt, token, way of computing and advice")
+    files.add(parser, "prompt, token, way of computing and advice")
 
 
 def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]]:
     """Measure; return the exit status, 1 if a prompt is at risk, and the lines to print."""
     settings = _settings(given)
     tokens, at_risk = _whole("tokens", given.tokens), _share("at-risk", given.at_risk)
-    _writable(given)
+    files.writable(given, getattr(given, _option("report").key))
     from stabilitykit.measurements.margins import Margins
     from stabilitykit.measurements.measure import measure
     from stabilitykit.subjects.models import load
@@ -58,8 +58,8 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
         load_args=dict(settings.load_args),
     )
     result = measure(asked, loaded)
-    files = _write(given, settings, result, words)
-    return int(result.readings["prompts_at_risk"].value > 0), [*lines(result), *files]
+    written = _write(given, settings, result, words)
+    return int(result.readings["prompts_at_risk"].value > 0), [*lines(result), *written]
 
 
 def lines(result: Result) -> list[str]:
@@ -112,30 +112,9 @@ def _share(name: str, text: str | float) -> float:
     return share
 
 
-def _writable(given: argparse.Namespace) -> None:
-    """Refuse what could not be written after minutes of work."""
-    for name in ("json", "csv"):
-        path = getattr(given, name)
-        if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-            raise UsageError(f"{name} {path!r} is no file in a folder that exists; name one")
-    report = getattr(given, _option("report").key)
-    if report and Path(report).exists() and not Path(report).is_dir():
-        raise UsageError(f"report {report!r} is a file; name a folder")
-
-
 def _write(given: argparse.Namespace, settings: Settings, result: Result, words: Sequence[str]) -> list[str]:
     """Write what was asked for; return a line for each."""
-    from stabilitykit.report.csv import table
-    from stabilitykit.results.atomic import atomic_write
-
-    written = []
-    if given.json:
-        written.append(Path(given.json))
-        atomic_write(written[-1], result.to_json() + "\n")
-    if given.csv:
-        written.append(Path(given.csv))
-        columns = tuple(dict.fromkeys(key for row in result.rows for key in row))
-        atomic_write(written[-1], table(columns, result.rows))
+    written = files.write(given, result)
     if settings.report:
         written.append(_report(settings, result, words))
     return [f"written: {path}" for path in written]
