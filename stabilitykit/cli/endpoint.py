@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def lines(result: Result) -> list[str]:
     from stabilitykit.report.text import shortened, shown
 
     levels, prompts = ([row for row in result.rows if row["part"] == part] for part in ("level", "prompt"))
-    cells = [list(_LEVELS), *([_cell(row[column]) for column in _LEVELS.values()] for row in levels)]
+    cells = [list(_LEVELS), *([_cell(row[column], column) for column in _LEVELS.values()] for row in levels)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(_LEVELS))]
     table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     apart = [
@@ -96,10 +97,13 @@ def lines(result: Result) -> list[str]:
     return [*table, *apart, shown(result.sentence)]
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "?" if value != value else f"{value:.3g}"
-    return str(value)
+def _cell(value: Any, column: str = "") -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "?"
+    # A bound that is rounded down claims more than was proven.
+    return f"{math.ceil(1000 * value) / 1000:.3f}" if column == "rate_bound" else f"{value:.3g}"
 
 
 def _report(given: argparse.Namespace, result: Result, words: Sequence[str]) -> Path:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
+from typing import Any
 
 from stabilitykit.endpoints.answer import Answer, first_character, first_token, logprob_change
 from stabilitykit.endpoints.endpoint import Endpoint
@@ -98,7 +99,7 @@ def request_rows(served: Served) -> list[Row]:
     """Return a row a request at temperature 0, in the order they were sent; `text` is the number of its text."""
     texts = {key: row["text"] for key, row in _texts(served).items()}
     begun = min((sample.reply.start for sample in served.samples), default=0.0)
-    rows = []
+    rows: list[Row] = []
     for sample in served.samples:
         reply = sample.reply
         answer, reference = reply.answer, served.references.get(sample.prompt)
@@ -128,15 +129,15 @@ def text_rows(served: Served) -> Sequence[Row]:
     return tuple(_texts(served).values())
 
 
-def _texts(served: Served) -> dict[tuple[int, object], dict[str, object]]:
-    rows: dict[tuple[int, object], dict[str, object]] = {}
+def _texts(served: Served) -> dict[tuple[int, object], dict[str, Any]]:
+    rows: dict[tuple[int, object], dict[str, Any]] = {}
     for sample in served.samples:
         if (answer := sample.reply.answer) is None:
             continue
         fresh = {"part": "text", "number": sample.prompt, "text": len(rows), "alone": 0, "under_load": 0}
         row = rows.setdefault((sample.prompt, answer.said), {**fresh, "completion": answer.text})
         kind = "alone" if sample.level == 1 else "under_load"
-        row[kind] = int(str(row[kind])) + 1
+        row[kind] += 1
     return rows
 
 
