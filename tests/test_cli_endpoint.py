@@ -71,8 +71,9 @@ def test_what_a_server_writes_reaches_terminal_page_and_table_escaped(capsys, tm
     assert not [cell for row in rows for cell in row.values() if cell.startswith("=") or "\x1b" in cell]
     stored = Result.from_dict(json.loads((tmp_path / "a.json").read_text(encoding="utf-8")))
     assert next(row["completion"] for row in stored.rows if row["part"] == "text").startswith(hostile)
-    (check,) = read(tmp_path / "report").summary["check_id"]
-    assert check == "served_determinism[planted-completions]"
+    (record,) = read(tmp_path / "report").records
+    assert record.check_id == "served_determinism[planted-completions]"
+    assert "Does a server say the same again" in page
 
 
 def test_the_key_is_in_no_file_and_on_no_screen(capsys, monkeypatch, tmp_path, prompts):
