@@ -56,13 +56,13 @@ def test_an_end_in_the_middle_exits_3(capsys, prompts):
 
 
 def test_what_a_server_writes_reaches_terminal_page_and_table_escaped(capsys, tmp_path, prompts):
-    hostile = "=cmd|'x'!A1<script>alert(1)</script>\x1b[31m\u202e"
+    hostile = "=cmd|'x'!A1<script>alert(1)</script>\x1b[31m\u202e\ud800"
     files = [f"--json={tmp_path / 'a.json'}", f"--csv={tmp_path / 'a.csv'}", f"--report={tmp_path / 'report'}"]
     planted = Planted(flips_alone_every=3, text=hostile, names=(f"m{hostile}",))
     with serving(planted) as url:
         status, said, _ = command(capsys, url, prompts, *SHORT, *files)
     assert status == 1
-    assert not {"\x1b", "\u202e"} & set(said)
+    assert not {"\x1b", "\u202e", "\ud800"} & set(said)
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script>alert(1)</script>" not in page
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:

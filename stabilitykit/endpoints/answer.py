@@ -117,7 +117,9 @@ def _list(given: Any, kind: type = Mapping) -> list[Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    # JSON's whole numbers may be larger than any float.
+    known = isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+    return float(value) if known else math.nan
 
 
 def _word(value: Any) -> str:

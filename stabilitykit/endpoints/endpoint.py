@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stabilitykit.endpoints.address import api_key, base_url, without
@@ -79,6 +80,7 @@ class Endpoint(Measurable):
             raise UsageError(f"timeout {timeout!r} is no number of seconds above 0")
         self.url, self.api, self.timeout = base_url(url), api, timeout
         self._key, self._served_name = api_key(key_variable), served_name
+        self._counting = Lock()
 
     def __repr__(self) -> str:
         """Return the address."""
@@ -115,7 +117,8 @@ class Endpoint(Measurable):
         return self._send(request, self._logprobs() if self.takes_logprobs else {})
 
     def _send(self, request: Request, more: dict[str, Any]) -> Reply:
-        self.counter.calls += 1
+        with self._counting:  # requests at once come from threads
+            self.counter.calls += 1
         content: dict[str, Any] = (
             {"messages": [{"role": "user", "content": request.prompt}]}
             if self.api == "chat"
@@ -146,7 +149,7 @@ class Endpoint(Measurable):
     def _json(self, response: Any) -> Any:
         try:
             return response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no type").split(";")[0]
             raise MalformedError(f"answered with {_quoted(kind)} instead of JSON") from None
 

@@ -63,6 +63,7 @@ def test_no_tokens_are_made_up(logprobs):
         {"tokens": ["a", "b"]},
         {"tokens": ["a", "b"], "token_logprobs": [None], "top_logprobs": [{"a": "x", "b": True, "c": math.inf}]},
         {"tokens": ["a", "b"], "token_logprobs": ["1", {}], "top_logprobs": [None, 5]},
+        {"tokens": ["a", "b"], "token_logprobs": [10**400, True], "top_logprobs": [{"a": -(10**400), "b": -1.0}]},
     ],
 )
 def test_a_number_that_is_none_is_nan(given):

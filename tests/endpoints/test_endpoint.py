@@ -129,6 +129,7 @@ def test_what_is_asked_is_what_was_meant():
         (Planted(body="<html>", kind="text/html"), "answered with 'text/html' instead of JSON"),
         (Planted(body='data: {"choices": []}\n\n', kind="text/event-stream"), "'text/event-stream' instead of JSON"),
         (Planted(body="{", kind="application/json"), "answered with 'application/json' instead of JSON"),
+        (Planted(body="[" * 100_000), "answered with 'application/json' instead of JSON"),
         (Planted(body='{"choices": []}'), "JSON that holds no completion"),
         (Planted(body="[]"), "JSON that holds no completion"),
         (Planted(status=dict.fromkeys(range(9), 401)), r"refuses the key \(401\)"),
