@@ -1,6 +1,7 @@
 """Waves, starts at one moment, what was under way, and tokens that are found by asking for fewer."""
 
 import math
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,11 +21,13 @@ class Scripted:
 
     def __init__(self, tokens=(), delay=0.0):
         self.tokens, self.delay, self.asked = tokens, delay, []
+        self.threads = set()
 
     def ask(self, request):
         start = time.perf_counter()
         time.sleep(self.delay)
         self.asked.append(request.tokens)
+        self.threads.add(threading.get_ident())
         answer = Answer("".join(self.tokens[: request.tokens]))
         return Reply(request, answer, start=start, end=time.perf_counter())
 
@@ -44,6 +47,13 @@ def test_requests_are_really_at_once_and_come_back_in_order():
     replies = together(Scripted(delay=0.3), requests)
     assert [reply.request for reply in replies] == requests
     assert under_way(replies) == 16
+
+
+def test_none_is_answered_before_all_are_ready():
+    """Without a barrier the first thread is done, and takes the next request, while others are still being made."""
+    server = Scripted()
+    together(server, [REQUEST] * 32)
+    assert len(server.threads) == 32
 
 
 @pytest.mark.parametrize(
