@@ -31,16 +31,16 @@ class ServedDeterminism(Measurement[Endpoint]):
     `concurrency`: how many requests are sent at the same moment, each level in waves; the next wave starts when the
     last request of one is answered. The prompts take turns within a wave, so that a wave as a rule has several. The
     reference of a prompt is its most common completion alone. A *flip* is another completion than that: another text,
-    other tokens, or another reason to stop. `flip_rate` = flips / answered requests under load, with its one-sided
-    exact bound at `confidence` as the high end; `flip_rate_alone` likewise, the reference itself left out.
+    other tokens, or another reason to stop. `flip_rate` = flips / answered requests under load, between its
+    one-sided exact bounds at `confidence`; `flip_rate_alone` likewise, the reference itself left out.
 
     Where the server gives logprobs, the first token that differs, the reference's margin there (the two largest
     logprobs' difference, in nats) and the largest change of a logprob are exact as the server tells them; else the
     token is found by asking for fewer tokens. `seed` is tried at temperature 1 on the first prompt.
 
     Rows (`part`): level, prompt, request, text. A failed request is counted and never sent again; when the connection
-    is lost the rest is not asked. The verdict is "invalid" if that happened, if a level had no answer, if answers name
-    several models, or if nothing was said. UsageError for what cannot be meant. Cost: see `cost`, and log2(tokens)
+    is lost the rest is not asked. The verdict is "differs" after a flip, else "invalid" if the connection was lost, a
+    level had no answer or nothing was said, and always if the answers name several models. UsageError for what cannot be meant. Cost: see `cost`, and log2(tokens)
     requests for each prompt that flips on a server without logprobs. Source: SGLang's test_deterministic (unique
     outputs over trials), vLLM's test of a needle among other prompts, both without their retries.
     """
@@ -152,8 +152,7 @@ class ServedDeterminism(Measurement[Endpoint]):
         for name, alone in (("flip_rate_alone", True), ("flip_rate", False)):
             rows = [row for row in levels if (row["concurrency"] == 1) == alone]
             flips, trials = (sum(row[column] for row in rows) for column in ("flips", "compared"))
-            rate, high = (flips / trials, rate_bound(flips, trials, self.confidence)) if trials else (math.nan, None)
-            values[name] = Reading(schema[name], rate, high=high)
+            values[name] = _rate(schema[name], flips, trials, self.confidence)
         picked = {
             "unique_completions": ("unique_alone", max),
             "unique_under_load": ("unique_under_load", max),
@@ -168,6 +167,14 @@ class ServedDeterminism(Measurement[Endpoint]):
             value, prompt = choose(known, default=(math.nan, ""))
             values[name] = Reading(schema[name], value, place={"prompt": prompt} if known else {})
         return values
+
+
+def _rate(metric: Metric, flips: int, trials: int, confidence: float) -> Reading:
+    """Return the share with its two one-sided exact bounds; nan where too few answered."""
+    if trials < 1:
+        return Reading(metric, math.nan)
+    low, high = 1 - rate_bound(trials - flips, trials, confidence), rate_bound(flips, trials, confidence)
+    return Reading(metric, flips / trials, low, high)
 
 
 def _largest(rows: Sequence[Row], column: str) -> float:

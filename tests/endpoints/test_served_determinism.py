@@ -33,6 +33,7 @@ def test_a_deterministic_server_is_measured_with_its_bound(api):
     assert [row["compared"] for row in part(result, "level")] == [4, 6, 8]
     assert [row["requests"] for row in part(result, "level")] == [6, 6, 8]
     assert result.readings["flip_rate"].high == pytest.approx(1 - 0.05 ** (1 / 14))
+    assert result.readings["flip_rate"].low == 0
     assert result.readings["flip_rate_alone"].high == pytest.approx(1 - 0.05 ** (1 / 4))
     assert "0 of 14 differed" in result.sentence
     assert value(result, "flips_from_batch") == math.inf
@@ -53,7 +54,11 @@ def test_a_flip_under_load_is_placed_with_its_margin_and_its_batch(api):
     assert value(result, "flips_from_batch") == 4
     assert [row["flips"] for row in part(result, "level")] == [0, 0, 4]
     assert (value(result, "unique_completions"), value(result, "unique_under_load")) == (1, 2)
-    assert value(result, "flip_rate") == 0.5
+    rate = result.readings["flip_rate"]
+    # 4 of 8: P(at least 4 | low) = P(at most 4 | high) = 0.05.
+    assert rate.value == 0.5
+    assert sum(math.comb(8, n) * rate.low**n * (1 - rate.low) ** (8 - n) for n in range(4, 9)) == pytest.approx(0.05)
+    assert rate.high == pytest.approx(1 - rate.low)
     assert value(result, "flip_rate_alone") == 0
     assert value(result, "first_differing_token") == FLIP_AT
     assert value(result, "first_differing_character") == 6 * FLIP_AT + 2

@@ -76,7 +76,7 @@ def _by_load(rows: Sequence[Mapping[str, Any]]) -> Figure:
     )
     flips, compared = (sum(row[column] for row in rows) for column in ("flips", "compared"))
     worst = max(rows, key=lambda row: row["rate_bound"])
-    who = "alone" if worst["concurrency"] == 1 else f"{worst['concurrency']} at once"
+    who = "alone" if worst["concurrency"] == 1 else f"with {worst['concurrency']} at once"
     caption = (
         f"{flips} of {compared} completions differ from the reference. The bar reaches to the rate that so many "
         f"requests cannot rule out: up to {rough(worst['rate_bound'])} {who}."
