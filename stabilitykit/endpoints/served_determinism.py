@@ -40,9 +40,10 @@ class ServedDeterminism(Measurement[Endpoint]):
 
     Rows (`part`): level, prompt, request, text. A failed request is counted and never sent again; when the connection
     is lost the rest is not asked. The verdict is "differs" after a flip, else "invalid" if the connection was lost, a
-    level had no answer or nothing was said, and always if the answers name several models. UsageError for what cannot be meant. Cost: see `cost`, and log2(tokens)
-    requests for each prompt that flips on a server without logprobs. Source: SGLang's test_deterministic (unique
-    outputs over trials), vLLM's test of a needle among other prompts, both without their retries.
+    level had no answer or nothing was said, and always if the answers name several models. UsageError for what cannot
+    be meant. Cost: see `cost`, and log2(tokens) requests for each prompt that flips on a server without logprobs.
+    Source: SGLang's test_deterministic (unique outputs over trials), vLLM's test of a needle among other prompts, both
+    without their retries.
     """
 
     prompts: Sequence[str] = ()
