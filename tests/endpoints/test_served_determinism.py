@@ -86,6 +86,13 @@ def test_without_logprobs_the_token_is_asked_for(logprobs):
     assert ("logprobs" in planted.bodies[-1]) == (logprobs == "ignored")
 
 
+def test_the_confidence_is_the_one_asked_for():
+    result = asked(Planted(), repeats=2, concurrency=(2,), confidence=0.5)
+    assert result.readings["flip_rate"].high == pytest.approx(1 - 0.5 ** (1 / 4))
+    assert [row["rate_bound"] for row in part(result, "level")] == pytest.approx([1 - 0.5**0.5, 1 - 0.5**0.25])
+    assert "0 of 4 differed: rate < 16% at 50%" in result.sentence
+
+
 def test_a_flip_alone_is_one():
     result = asked(Planted(flips_alone_every=5), repeats=4)
     assert result.verdict == "differs"
