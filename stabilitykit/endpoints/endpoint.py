@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from stabilitykit.endpoints.address import api_key, base_url, without
 from stabilitykit.endpoints.answer import Answer, MalformedError, read_answer
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.subjects.measurable import Measurable
-
-if TYPE_CHECKING:
-    import openai
 
 Api = Literal["completions", "chat"]
 APIS: tuple[Api, ...] = ("completions", "chat")
@@ -88,9 +86,8 @@ class Endpoint(Measurable):
 
     def describe(self) -> dict[str, Any]:
         """Return the address, the model's name there and the protocol: what it computes with, nobody outside knows."""
-        import openai
-
-        return {"name": self.model, "url": self.url, "api": self.api, "client": f"openai {openai.__version__}"}
+        client = f"openai {_client_library().__version__}"
+        return {"name": self.model, "url": self.url, "api": self.api, "client": client}
 
     @cached_property
     def model(self) -> str:
@@ -128,23 +125,21 @@ class Endpoint(Measurable):
         asked = {**content, **more, **seed, "max_tokens": request.tokens, "temperature": request.temperature}
         create = self._client.chat.completions if self.api == "chat" else self._client.completions
         start = time.perf_counter()
-        reply = self._received(lambda: create.with_raw_response.create(model=self.model, **asked))
-        return replace(reply, request=request, start=start, end=time.perf_counter())
+        reply = self._received(request, lambda: create.with_raw_response.create(model=self.model, **asked))
+        return replace(reply, start=start, end=time.perf_counter())
 
-    def _received(self, send: Any) -> Reply:
-        import openai
-
-        nothing = Request("", 0)
+    def _received(self, request: Request, send: Callable[[], Any]) -> Reply:
+        openai = _client_library()
         try:
-            return Reply(nothing, read_answer(self._json(send().http_response), self._clean))
+            return Reply(request, read_answer(self._json(send().http_response), self._clean))
         except openai.APITimeoutError:
-            return Reply(nothing, error=f"gave no answer within {self.timeout:g} s")
+            return Reply(request, error=f"gave no answer within {self.timeout:g} s")
         except openai.APIConnectionError as error:
-            return Reply(nothing, error=f"cannot be reached ({self._why(error.__cause__ or error)})", lost=True)
+            return Reply(request, error=f"cannot be reached ({self._why(error.__cause__ or error)})", lost=True)
         except openai.APIStatusError as error:
-            return Reply(nothing, error=self._refusal(error), status=error.status_code)
+            return Reply(request, error=self._refusal(error), status=error.status_code)
         except MalformedError as error:
-            return Reply(nothing, error=str(error))
+            return Reply(request, error=str(error))
 
     def _json(self, response: Any) -> Any:
         try:
@@ -153,7 +148,7 @@ class Endpoint(Measurable):
             kind = response.headers.get("content-type", "no type").split(";")[0]
             raise MalformedError(f"answered with {_quoted(kind)} instead of JSON") from None
 
-    def _refusal(self, error: openai.APIStatusError) -> str:
+    def _refusal(self, error: Any) -> str:
         words = {401: "refuses the key", 403: "refuses the key", 429: "refused: too many requests"}
         status = error.status_code
         return f"{words[status]} ({status})" if status in words else f"answered {status} ({self._why(error)})"
@@ -166,8 +161,7 @@ class Endpoint(Measurable):
         return without(self._key, text)
 
     def _listed(self) -> str:
-        import openai
-
+        openai = _client_library()
         try:
             listed = self._json(self._client.models.with_raw_response.list().http_response)
         except openai.APIConnectionError as error:
@@ -179,7 +173,8 @@ class Endpoint(Measurable):
         except MalformedError as error:
             raise UnreadableError(f"{self.url} {error} when asked for its models") from None
         data = listed.get("data") if isinstance(listed, dict) else None
-        names = [one["id"] for one in data or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        entries = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+        names = [one["id"] for one in entries if isinstance(one.get("id"), str)]
         if len(names) == 1:
             return self._clean(names[0])
         if not names:
@@ -191,15 +186,20 @@ class Endpoint(Measurable):
         return {"logprobs": True, "top_logprobs": CANDIDATES} if self.api == "chat" else {"logprobs": CANDIDATES}
 
     @cached_property
-    def _client(self) -> openai.OpenAI:
-        try:
-            import openai
-        except ImportError:
-            raise UnreadableError(
-                "the official client is not installed; pip install 'stabilitykit[endpoint]'"
-            ) from None
+    def _client(self) -> Any:
         # A retry would hide the failure, and ask the server twice for one answer.
-        return openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=self.timeout)
+        return _client_library().OpenAI(
+            base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=self.timeout
+        )
+
+
+def _client_library() -> Any:
+    """Return the official client, which is an extra."""
+    try:
+        import openai
+    except ImportError:
+        raise UnreadableError("the official client is not installed; pip install 'stabilitykit[endpoint]'") from None
+    return openai
 
 
 def _quoted(text: str) -> str:

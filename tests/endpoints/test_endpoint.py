@@ -105,6 +105,18 @@ def test_the_only_model_is_asked_and_one_of_several_must_be_named():
             sk.Endpoint(url).ask(REQUEST)
 
 
+@pytest.mark.parametrize("listing", ["[]", "5", '{"data": 5}', '{"data": [5, {"id": 7}, {}]}', '{"data": {"id": "a"}}'])
+def test_a_listing_without_names_is_one(listing):
+    with serving(Planted(listing=listing)) as url, pytest.raises(sk.UnreadableError, match="lists no model"):
+        sk.Endpoint(url).ask(REQUEST)
+
+
+def test_a_listing_that_is_a_page_is_one_sentence():
+    sentence = r"answered with 'application/json' instead of JSON when asked for its models"
+    with serving(Planted(listing="<html>")) as url, pytest.raises(sk.UnreadableError, match=sentence):
+        sk.Endpoint(url).ask(REQUEST)
+
+
 def test_what_is_asked_is_what_was_meant():
     planted = Planted()
     with serving(planted) as url:
@@ -150,6 +162,15 @@ def test_a_late_answer_is_named_with_the_time_it_had():
     assert (reply.error, reply.answer, reply.lost) == ("gave no answer within 0.2 s", None, False)
 
 
+def test_who_hangs_up_is_lost():
+    planted = Planted(dies_after=1)
+    with serving(planted) as url:
+        reply = sk.Endpoint(url).ask(REQUEST)
+    assert (reply.answer, reply.lost, reply.status) == (None, True, None)
+    assert reply.error.startswith("cannot be reached (")
+    assert len(planted.bodies) == 2
+
+
 def test_nobody_there_is_one_sentence():
     with serving(Planted()) as url:
         pass
@@ -161,6 +182,8 @@ def test_without_the_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(sk.UnreadableError, match=r"pip install 'stabilitykit\[endpoint\]'"):
         sk.Endpoint("http://localhost:1").ask(REQUEST)
+    with pytest.raises(sk.UnreadableError, match=r"pip install 'stabilitykit\[endpoint\]'"):
+        sk.Endpoint("http://localhost:1").describe()
 
 
 @pytest.mark.parametrize("parts", [{"api": "embeddings"}, {"timeout": 0}, {"timeout": math.nan}])

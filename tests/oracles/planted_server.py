@@ -32,6 +32,7 @@ class Planted:
     body: str | None = None  # answered instead of any completion
     kind: str = "application/json"
     models: tuple[str, ...] = ("planted",)
+    listing: str | None = None  # answered instead of these models
     names: tuple[str, ...] = ("planted",)
     fingerprints: tuple[str, ...] = ("fp",)
     empty: bool = False
@@ -122,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.answer(200, json.dumps({"object": "list", "data": [{"id": name} for name in self.server.planted.models]}))
+        planted = self.server.planted
+        listed = json.dumps({"object": "list", "data": [{"id": name} for name in planted.models]})
+        self.answer(200, listed if planted.listing is None else planted.listing)
 
     def do_POST(self):
         planted = self.server.planted
