@@ -145,7 +145,7 @@ def test_what_is_asked_is_what_was_meant():
         (Planted(body='{"choices": []}'), "JSON that holds no completion"),
         (Planted(body="[]"), "JSON that holds no completion"),
         (Planted(status=dict.fromkeys(range(9), 401)), r"refuses the key \(401\)"),
-        (Planted(status=dict.fromkeys(range(9), 404)), r"answered 404 \(.*no\\x1b"),
+        (Planted(status=dict.fromkeys(range(9), 404)), r"answered 404 \(.*no\\+x1b"),
         (Planted(dies_after=0), "cannot be reached"),
     ],
 )
