@@ -17,7 +17,7 @@ ONE_BY_ONE = 1.25
 def invalid(served: Served) -> str:
     """Return why nothing can be claimed, "" if something can."""
     if served.lost:
-        return f"The connection was lost after {len(served.samples)} requests: the server {served.lost}."
+        return f"Broken off after {len(served.samples)} requests: the server {served.lost}."
     for level in served.levels:
         if served.compared(level) < 1:
             error = next((one.reply.error for one in served.at(level) if one.reply.error), "answered nothing")
