@@ -178,18 +178,18 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         report=roots["report"] / report if report else None,
         limits=_limits(raw["limit"]),
         known=_known(roots["known"] / raw["known"]) if raw["known"] else (),
-        budget=_seconds(raw["budget"]) if raw["budget"] else None,
+        budget=seconds("budget", raw["budget"]) if raw["budget"] else None,
         strict=bool(raw["strict"]),
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
         load_args=_load_args(raw["load-arg"]),
-        tokens=_whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
+        tokens=whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
         record=roots["record"] / raw["record"] if raw["record"] else None,
         record_level=_one_of("record-level", raw["record-level"], LEVELS),
         record_states=_one_of("record-states", raw["record-states"], STATES),
-        record_step=_whole("record-step", raw["record-step"], 0),
+        record_step=whole("record-step", raw["record-step"], 0),
         against=_recording(roots["against"], raw["against"]),
-        seed=_whole("seed", raw["seed"], 0),
+        seed=whole("seed", raw["seed"], 0),
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
         **_baselines(raw, roots),
@@ -258,7 +258,8 @@ def _resume(value: Any, report: str) -> bool:
     return bool(value)
 
 
-def _whole(name: str, value: str | int, least: int) -> int:
+def whole(name: str, value: str | int, least: int) -> int:
+    """Return a whole number from `least` up; UsageError for what is none."""
     if not str(value).isdecimal() or int(value) < least:
         raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
     return int(value)
@@ -278,14 +279,15 @@ def _known(path: Path) -> tuple[Known, ...]:
     return read_known(path)
 
 
-def _seconds(value: str) -> float:
+def seconds(name: str, value: str | float) -> float:
+    """Return a finite number above 0; UsageError for what is none."""
     try:
-        seconds = float(value)
+        found = float(value)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"budget {value!r} is not a number of seconds above 0")
-    return seconds
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(f"{name} {value!r} is not a number of seconds above 0")
+    return found
 
 
 def _limits(expressions: list[str]) -> tuple[Limit, ...]:

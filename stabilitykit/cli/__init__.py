@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import ab, baseline, bisect, compare, devices, margins, models, predict, report, run
+from stabilitykit.cli import ab, baseline, bisect, compare, devices, endpoint, margins, models, predict, report, run
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
@@ -16,6 +16,7 @@ _COMMANDS = {
     "bisect": bisect,
     "compare": compare,
     "devices": devices,
+    "endpoint": endpoint,
     "margins": margins,
     "models": models,
     "predict": predict,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stabilitykit.cli import files
 from stabilitykit.errors import UnreadableError, UsageError
 
 HELP = "measure a commit and the working tree on this machine, one after the other; exit 1 where a check moved"
@@ -77,8 +78,7 @@ def _folder(named: str | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="stabilitykit-ab-") as folder:
             yield Path(folder)
         return
-    if Path(named).exists() and not Path(named).is_dir():
-        raise UsageError(f"page {named!r} is a file; name a folder")
+    files.folder("page", named)
     Path(named).mkdir(parents=True, exist_ok=True)
     yield Path(named).resolve()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stabilitykit.cli import files
 from stabilitykit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     found = read.read(given.folder)
     written: list[object] = []
     if given.page:
-        written.append(write(found.run, found.records, _new_folder("page", given.page)))
+        written.append(write(found.run, found.records, _folder("page", given.page)))
     if given.markdown:
         written.append(_markdown(found, Path(given.markdown)))
     if given.figures:
         from stabilitykit.report.stills import draw
 
-        drawn = draw(found.records, _new_folder("figures", given.figures), given.format)
+        drawn = draw(found.records, _folder("figures", given.figures), given.format)
         written.append(f"{given.figures}: {len(drawn)} figures")
     return 0, [*table(found.records), *(f"written: {one}" for one in written)]
 
@@ -59,7 +60,7 @@ def _compare(given: argparse.Namespace) -> tuple[int, list[str]]:
     found = beside(read(given.folder), read(given.other))
     written = []
     if given.page:
-        folder = _new_folder("page", given.page)
+        folder = _folder("page", given.page)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "index.html", page(found))
         written.append(f"written: {folder / 'index.html'}")
@@ -70,13 +71,11 @@ def _markdown(found: Report, path: Path) -> Path:
     from stabilitykit.report.markdown import summary
     from stabilitykit.results.atomic import atomic_write
 
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"markdown {str(path)!r} is no file in a folder that exists; name one")
+    files.file("markdown", str(path))
     atomic_write(path, summary(found.run, found.records))
     return path
 
 
-def _new_folder(name: str, text: str) -> Path:
-    if Path(text).exists() and not Path(text).is_dir():
-        raise UsageError(f"{name} {text!r} is a file; name a folder")
+def _folder(name: str, text: str) -> Path:
+    files.folder(name, text)
     return Path(text)

@@ -107,6 +107,13 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Servers",
+        "A model behind an address: nobody sees its bits, but everybody can ask it the same again.",
+        {
+            "ServedDeterminism": "Does a server say the same again at temperature 0, alone and under load?",
+        },
+    ),
+    Chapter(
         "Parts",
         "Single operations, weights and blocks, at the inputs they have in the model.",
         {
@@ -234,6 +241,9 @@ GLOSSARY = {
     "flip rate": "The share of disturbed inputs after which the model would say another token.",
     "tie": "An input at which two tokens have equal logits, in the model's own bits; in exact arithmetic nearly so.",
     "chatter": "The order of two logits changes many times along a line on which the function crosses only once.",
+    "reference": "What a server says most often when it is asked alone. Anything else it says counts as a flip.",
+    "under way": "How many requests waited for an answer at one moment; how many of them the server took together is "
+    "its secret, and the speed-up over one by one a hint.",
     "flip": "Another token has the largest logit. The smallest flip is one ULP of one coordinate.",
     "third token": "The best token beside the two that are asked about; where it comes first, their order is idle.",
     "growth": "How many times larger a change is behind a block than before it, next to the length of the state.",
