@@ -20,7 +20,7 @@ from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.record import Record
 from stabilitykit.results.result import Result
 
-ROWS_SHOWN = 200
+ROWS_SHOWN = 100
 _CELL_WIDTH = 160
 _PLAIN = Metric("", "", "neither", "")
 # What a shell reads between double quotes.
@@ -71,7 +71,8 @@ class Check:
 def check(record: Record, slug: str, environment: Mapping[str, Any]) -> Check:
     """Return what the page says about a record; `environment` is the run's, which is not said again."""
     result = record.result
-    columns = list(dict.fromkeys(key for row in result.rows for key in row)) if result else []
+    rows = result.rows[:ROWS_SHOWN] if result else ()
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # those of later rows would only be empty
     return Check(
         anchor=f"check-{slug}",
         check_id=shown(record.check_id),
@@ -84,7 +85,7 @@ def check(record: Record, slug: str, environment: Mapping[str, Any]) -> Check:
         lines=[line(name, r, record.limits.get(name)) for name, r in result.readings.items()] if result else (),
         remarks=remarks(record),
         columns=[shown(name) for name in columns],
-        rows=[[text(row.get(name)) for name in columns] for row in result.rows[:ROWS_SHOWN]] if result else (),
+        rows=[[text(row.get(name)) for name in columns] for row in rows],
         rows_total=len(result.rows) if result else 0,
         files=_files(result, slug),
         details=details(record, environment),

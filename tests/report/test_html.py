@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -19,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from stabilitykit.report import write
 from stabilitykit.report.html import figure_data
+from stabilitykit.report.page import check
 from stabilitykit.report.text import shown
 from stabilitykit.results.record import Record, Run
 
@@ -103,7 +105,17 @@ def test_everything_is_said_without_scripts(tree: Element, run: Run, records: li
                 assert shown(reading.metric.description) in article
     assert "3 of 10 checks need a look" in text
     assert run.run_id in text
-    assert "The first 200 of 300 rows" in text
+    assert "The first 100 of 300 rows" in text
+
+
+def test_columns_are_those_of_the_rows_that_are_shown(records: list[Record], run: Run) -> None:
+    """A column that only rows behind them have would be one of empty cells; the csv has it."""
+    kept = next(record for record in records if record.result is not None and len(record.result.rows) == 300)
+    late = ({**row, "late": 1} if number >= 100 else row for number, row in enumerate(kept.result.rows))
+    found = check(replace(kept, result=replace(kept.result, rows=tuple(late))), "runs", run.environment)
+    assert found.columns == ["run", "differs", "max_ulp"]
+    assert [row[0] for row in found.rows] == [str(number) for number in range(1, 101)]
+    assert found.rows_total == 300
 
 
 def test_chapters_come_in_reading_order(tree: Element) -> None:
