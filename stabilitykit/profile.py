@@ -79,7 +79,7 @@ PROFILES = {
         "quick",
         runs=59,
         sizes=(2, 8),
-        lengths=(1, 2, 3, 5, 8),
+        lengths=(1, 2, 3, 4, 8),
         directions=20,
         regimes=(2, 4),
         angles=72,
