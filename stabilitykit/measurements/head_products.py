@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.head_spectra import chosen_heads
 from stabilitykit.measurements.head_trends import layer_rows, trend_rows
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.rounding import Floats
@@ -74,7 +75,9 @@ class HeadProducts(Measurement[Checkpoint]):
         """Read block by block, decompose, and compare with random elements."""
         rows: list[Row] = []
         spectra: list[Floats] = []
-        by_block = self._chosen(find_heads(subject))
+        by_block: dict[int, list[Heads]] = {}
+        for heads in chosen_heads(find_heads(subject), self.blocks):
+            by_block.setdefault(heads.block, []).append(heads)
         with bar(len(by_block), "head products", "block") as progress:
             for block, weights in by_block.items():
                 for matrix, s, shape in _products(subject, block, weights):
@@ -89,16 +92,6 @@ class HeadProducts(Measurement[Checkpoint]):
             arrays={"spectra": np.concatenate(spectra)},
             worst=_worst(rows),
         )
-
-    def _chosen(self, weights: Sequence[Heads]) -> dict[int, list[Heads]]:
-        found: dict[int, list[Heads]] = {}
-        for heads in weights:
-            found.setdefault(heads.block, []).append(heads)
-        if self.blocks is None:
-            return found
-        if unknown := set(self.blocks) - found.keys():
-            raise UsageError(f"blocks={list(self.blocks)} names {min(unknown)}, which has no attention heads")
-        return {block: found[block] for block in found if block in set(self.blocks)}
 
     def _rows(self, block: int, matrix: str, s: Floats, shape: tuple[int, int], heads: Heads) -> list[Row]:
         null = _null(shape, self.null_draws, self.seed)

@@ -81,7 +81,7 @@ class HeadSpectra(Measurement[Checkpoint]):
 
     def find(self, subject: Checkpoint) -> Finding:
         """Read, decompose, compare with random elements, and look along depth and heads."""
-        weights = self._chosen(find_heads(subject))
+        weights = chosen_heads(find_heads(subject), self.blocks)
         rows: list[Row] = []
         spectra: list[Floats] = []
         with bar(len(weights), "head spectra", "weight") as progress:
@@ -101,13 +101,6 @@ class HeadSpectra(Measurement[Checkpoint]):
             arrays={"spectra": _padded(spectra)},
             worst=_worst(rows),
         )
-
-    def _chosen(self, weights: Sequence[Heads]) -> list[Heads]:
-        if self.blocks is None:
-            return list(weights)
-        if unknown := set(self.blocks) - {heads.block for heads in weights}:
-            raise UsageError(f"blocks={list(self.blocks)} names {min(unknown)}, which has no attention heads")
-        return [heads for heads in weights if heads.block in set(self.blocks)]
 
     def _rows(self, heads: Heads, matrix: str, s: Floats, stack: torch.Tensor) -> list[Row]:
         """Return a row for each head of one matrix; the shape is that of the head as the model has it."""
@@ -151,6 +144,15 @@ class HeadSpectra(Measurement[Checkpoint]):
         values |= {f"{matrix}_layers": beyond[matrix] for matrix in ("q", "k") if matrix in beyond}
         counts = {"layers": len({row["layer"] for row in layers}), "heads": len(rows)}
         return {**values, **counts, "deficient": sum(row["deficient"] for row in rows)}
+
+
+def chosen_heads(weights: Sequence[Heads], blocks: Sequence[int] | None) -> list[Heads]:
+    """Return the weights of these blocks, all for None; UsageError for a block without attention heads."""
+    if blocks is None:
+        return list(weights)
+    if unknown := set(blocks) - {heads.block for heads in weights}:
+        raise UsageError(f"blocks={list(blocks)} names {min(unknown)}, which has no attention heads")
+    return [heads for heads in weights if heads.block in set(blocks)]
 
 
 def _place(row: Row) -> dict[str, str]:
