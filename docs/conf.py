@@ -17,6 +17,7 @@ exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 
 myst_heading_anchors = 3
+smartquotes = False  # "v1" and 'lower' are typed as they stand
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
