@@ -11,6 +11,7 @@ project = "stabilitykit"
 author = "the stabilitykit authors"
 version = release = stabilitykit.__version__
 language = "en"
+highlight_language = "text"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "reference"]
 exclude_patterns = ["_build"]
