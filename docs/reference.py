@@ -114,6 +114,9 @@ def describe(app: Sphinx, what: str, name: str, thing: Any, options: object, lin
     for metric in thing.metrics if hasattr(thing, "metrics") else thing().schema():
         better = "" if metric.better == "neither" else f"; {metric.better} is better"
         lines += [escaped(f"- `{metric.name}` ({metric.unit or 'a number'}{better}): {metric.description}."), ""]
+    if thing.causes:
+        lines += ["A failure usually means one of these:", ""]
+        lines += [line for cause in thing.causes for line in (f"- {escaped(cause)}", "")]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -71,8 +71,8 @@ def test_the_page_about_the_report_reads_one(recorded, monkeypatch, capsys):
     (source,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(source.replace('"reports"', '"report-a"').replace("radius", "tokens"), {})
     said = capsys.readouterr().out
-    assert said.count("trace[./my-model-float32]") == 2
-    assert re.search(r" 80(\.0)? +tokens", said)
+    assert said.count("trace[my-model-float32]") == 2
+    assert re.search(r" 40(\.0)? +tokens", said)
 
 
 def test_what_one_machine_recorded_is_compared(recorded, monkeypatch, capsys):
@@ -80,7 +80,7 @@ def test_what_one_machine_recorded_is_compared(recorded, monkeypatch, capsys):
     shutil.copytree(folder / "A", folder / "B")  # the same machine would write the same bytes
     monkeypatch.chdir(folder)
     assert main(words_of("compare")[1:]) == 0
-    assert "All 80 tokens of 10 prompts are equal" in capsys.readouterr().out
+    assert "All 40 tokens of 10 prompts are equal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if not set(RUN) & set(words)], ids=" ".join)

@@ -31,7 +31,7 @@ def test_every_public_name_is_in_the_reference(site):
     assert public <= described
 
 
-def test_every_reading_of_every_measurement_is_explained(site):
+def test_every_reading_and_cause_of_every_measurement_is_explained(site):
     text = " ".join(site.get_doctree("api").astext().split())
     listed = site.get_doctree("measurements").astext()
     for name in sk.__all__:
@@ -41,6 +41,7 @@ def test_every_reading_of_every_measurement_is_explained(site):
             for metric in thing.metrics if hasattr(thing, "metrics") else thing().schema():
                 assert f"{metric.name} (" in text, metric.name
                 assert " ".join(metric.description.replace("`", "").split()) in text, metric.name
+            assert all(" ".join(cause.replace("`", "").split()) in text for cause in thing.causes), name
 
 
 def test_docstrings_are_shown_to_the_letter(site):
