@@ -13,6 +13,8 @@ from stabilitykit.homes import HOMES
 
 if TYPE_CHECKING:
     from stabilitykit import strategies as strategies
+    from stabilitykit.endpoints.endpoint import Endpoint as Endpoint
+    from stabilitykit.endpoints.served_determinism import ServedDeterminism as ServedDeterminism
     from stabilitykit.errors import IncomparableError as IncomparableError
     from stabilitykit.errors import InvalidError as InvalidError
     from stabilitykit.errors import StabilityError as StabilityError
@@ -223,6 +225,8 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "Signature",
     "read_signature",
     "write_signature",
+    "Endpoint",
+    "ServedDeterminism",
     # kinds of noise
     "Perturbation",
     "UlpNoise",

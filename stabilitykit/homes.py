@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 HOMES = {
+    "endpoints.endpoint": ("Endpoint",),
+    "endpoints.served_determinism": ("ServedDeterminism",),
     "errors": (
         "IncomparableError",
         "InvalidError",

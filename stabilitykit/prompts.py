@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stabilitykit.errors import UsageError
+from stabilitykit.text_lines import numbered_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +146,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
     Blanks around a prompt are not part of it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"prompts file {path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"prompts file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    prompts = tuple(line for _, line in numbered_lines("prompts", path))
     if not prompts:
         raise UsageError(f"prompts file {path} holds no prompt; write one a line, # starts a comment")
     return prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stabilitykit.traces import LEVELS, STATES
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.tolerance import Tolerance
+    from stabilitykit.results.known import Known
     from stabilitykit.results.limit import Limit
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -27,7 +29,7 @@ BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
 _PATHS = ("report", "replay", "record", "against", "save", "baseline")
-_ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
+_ASIDE = {"budget", "record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -61,6 +63,10 @@ OPTIONS = (
     Option("profile", f"how much to measure: {', '.join(PROFILES)}", "NAME", "quick"),
     Option("report", "write the report into this folder; the suite's default is reports", "DIR"),
     Option("limit", "gate, such as 'batch_invariance.max_ulp<=4' (glob on check ids)", "EXPR", kind="list"),
+    Option("known", "file of known differences, CHECK REASON a line: such a check is shown and fails no test", "FILE"),
+    Option(
+        "budget", "begin no test after this many seconds; the most telling come first, the rest is listed", "SECONDS"
+    ),
     Option("strict", "hold every measurement to its ideal: a difference fails the test", kind="flag"),
     Option("attention", "attention implementation to load the model with, such as eager or sdpa", "NAME"),
     Option("experts", "experts implementation to load the model with, such as eager", "NAME"),
@@ -98,6 +104,8 @@ class Settings:
     profile: Profile = PROFILES["quick"]
     report: Path | None = None
     limits: tuple[Limit, ...] = ()
+    known: tuple[Known, ...] = ()
+    budget: float | None = None
     strict: bool = False
     attention: str | None = None
     experts: str | None = None
@@ -131,6 +139,7 @@ class Settings:
             "profile": self.profile.name,
             **{name: None if plain[name] is None else str(plain[name]) for name in _PATHS},
             "limits": [str(limit) for limit in self.limits],
+            "known": [str(one) for one in self.known],
             "compare_fail": [str(rule) for rule in self.compare_fail],
             "load_args": dict(self.load_args),
         }
@@ -168,17 +177,19 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         profile=_profile(raw["profile"]),
         report=roots["report"] / report if report else None,
         limits=_limits(raw["limit"]),
+        known=_known(roots["known"] / raw["known"]) if raw["known"] else (),
+        budget=seconds("budget", raw["budget"]) if raw["budget"] else None,
         strict=bool(raw["strict"]),
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
         load_args=_load_args(raw["load-arg"]),
-        tokens=_whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
+        tokens=whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
         record=roots["record"] / raw["record"] if raw["record"] else None,
         record_level=_one_of("record-level", raw["record-level"], LEVELS),
         record_states=_one_of("record-states", raw["record-states"], STATES),
-        record_step=_whole("record-step", raw["record-step"], 0),
+        record_step=whole("record-step", raw["record-step"], 0),
         against=_recording(roots["against"], raw["against"]),
-        seed=_whole("seed", raw["seed"], 0),
+        seed=whole("seed", raw["seed"], 0),
         suite=bool(raw["suite"]),
         replay=_folder("replay", roots["replay"], raw["replay"]),
         **_baselines(raw, roots),
@@ -247,7 +258,8 @@ def _resume(value: Any, report: str) -> bool:
     return bool(value)
 
 
-def _whole(name: str, value: str | int, least: int) -> int:
+def whole(name: str, value: str | int, least: int) -> int:
+    """Return a whole number from `least` up; UsageError for what is none."""
     if not str(value).isdecimal() or int(value) < least:
         raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
     return int(value)
@@ -259,6 +271,23 @@ def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     from stabilitykit.baselines.asked import asked  # as for limits
 
     return asked(raw, roots)
+
+
+def _known(path: Path) -> tuple[Known, ...]:
+    from stabilitykit.results.known import read_known  # as for limits
+
+    return read_known(path)
+
+
+def seconds(name: str, value: str | float) -> float:
+    """Return a finite number above 0; UsageError for what is none."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(f"{name} {value!r} is not a number of seconds above 0")
+    return found
 
 
 def _limits(expressions: list[str]) -> tuple[Limit, ...]:

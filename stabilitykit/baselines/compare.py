@@ -50,16 +50,15 @@ def compare(
     if not held:
         return Comparison("new")
     for then in held:
-        if moved := changed(then.model, now.model):
-            return Comparison("foreign", then, changes=moved)
+        if fields := changed(then.model, now.model):
+            return Comparison("foreign", then, changes=fields)
     here = next((then for then in held if then.setting.numeric == now.setting.numeric), None)
     if here is None:
         nearest = min(held, key=lambda then: len(changed(then.setting.identity, now.setting.identity)))
         return Comparison("elsewhere", nearest, changes=changed(nearest.setting.identity, now.setting.identity))
-    if moved := changed({**_flat(here.asked), **here.named}, {**_flat(now.asked), **now.named}):
-        return Comparison("other question", here, changes=moved)
-    drifts = _along(now, here, rules, along or {}) if here.courses else _readings(now, here, rules)
-    drifts = _followed(drifts)
+    if fields := asked_otherwise(here, now):
+        return Comparison("other question", here, changes=fields)
+    drifts = _followed(_along(now, here, rules, along or {})) if here.courses else moved(now, here, rules)
     better = any(drift.kind == "better" for drift in drifts)
     status: Status = "drifted" if any(drift.broken for drift in drifts) else "better" if better else "same"
     return Comparison(status, here, tuple(drifts), explained(here, now))
@@ -82,9 +81,15 @@ def _flat(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in asked.items() if name != "parameters"}, **asked.get("parameters", {})}
 
 
-def _readings(now: Entry, then: Entry, rules: Sequence[Tolerance]) -> list[Drift]:
+def asked_otherwise(then: Entry, now: Entry) -> tuple[Change, ...]:
+    """Return what of the question is another: parameters, prompt, place, path, batch, a named direction."""
+    return changed({**_flat(then.asked), **then.named}, {**_flat(now.asked), **now.named})
+
+
+def moved(now: Entry, then: Entry, rules: Sequence[Tolerance] = ()) -> list[Drift]:
+    """Return each reading of `then` beside that of `now`."""
     names = [*(name for name in now.readings if name in then.readings), *sorted(set(then.readings) - set(now.readings))]
-    return [_drift(now.check, name, now.readings.get(name), then.readings[name], rules) for name in names]
+    return _followed([_drift(now.check, name, now.readings.get(name), then.readings[name], rules) for name in names])
 
 
 def _along(now: Entry, then: Entry, rules: Sequence[Tolerance], along: Along) -> list[Drift]:

@@ -78,7 +78,7 @@ class Tolerance:
         if self.kind == "ratio":
             return then / self.amount, then * self.amount
         # Of a number that counts ULP, that many more are as many ULP.
-        step = self.amount / 100 * abs(then) if self.kind == "percent" else self.amount
+        step = self.amount / 100 * then if self.kind == "percent" else self.amount
         return then - step, then + step
 
 

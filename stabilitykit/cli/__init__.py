@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import baseline, bisect, compare, devices, margins, models, predict, report, run
+from stabilitykit.cli import ab, baseline, bisect, compare, devices, endpoint, margins, models, predict, report, run
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
+    "ab": ab,
     "baseline": baseline,
     "bisect": bisect,
     "compare": compare,
     "devices": devices,
+    "endpoint": endpoint,
     "margins": margins,
     "models": models,
     "predict": predict,

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabilitykit.cli.one_model import (
-    add_shared,
-    model_of,
-    option,
-    settings_of,
-    whole,
-    writable,
-    write_json,
-    write_report,
-)
+from stabilitykit.cli import files
+from stabilitykit.cli.one_model import add_shared, model_of, option, settings_of, write_report
 from stabilitykit.errors import UsageError
+from stabilitykit.settings import whole
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -45,15 +37,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]]:
     """Measure; return the exit status, 1 if a prompt is at risk, and the lines to print."""
     settings = settings_of(given, prompts=given.prompts)
-    tokens, at_risk = whole("tokens", given.tokens), _share("at-risk", given.at_risk)
-    writable(given, "json", "csv")
+    tokens, at_risk = whole("tokens", given.tokens, 1), _share("at-risk", given.at_risk)
+    for name in ("json", "csv"):
+        files.file(name, getattr(given, name))
     from stabilitykit.measurements.margins import Margins
     from stabilitykit.measurements.measure import measure
 
     asked = Margins(settings.prompts, tokens, at_risk=at_risk, wide=given.wide)
     result = measure(asked, model_of(settings))
-    files = _write(given, settings, result, words)
-    return int(result.readings["prompts_at_risk"].value > 0), [*lines(result), *files]
+    written = _write(given, settings, result, words)
+    return int(result.readings["prompts_at_risk"].value > 0), [*lines(result), *written]
 
 
 def lines(result: Result) -> list[str]:
@@ -93,16 +86,7 @@ def _share(name: str, text: str | float) -> float:
 
 def _write(given: argparse.Namespace, settings: Settings, result: Result, words: Sequence[str]) -> list[str]:
     """Write what was asked for; return a line for each."""
-    from stabilitykit.report.csv import table
-    from stabilitykit.results.atomic import atomic_write
-
-    written = []
-    if given.json:
-        written.append(write_json(given.json, result))
-    if given.csv:
-        written.append(Path(given.csv))
-        columns = tuple(dict.fromkeys(key for row in result.rows for key in row))
-        atomic_write(written[-1], table(columns, result.rows))
+    written = files.write(given, result)
     if settings.report:
         written.append(write_report(settings, result, "margins", words))
     return [f"written: {path}" for path in written]

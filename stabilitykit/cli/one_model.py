@@ -1,4 +1,4 @@
-"""What the commands that ask one model one question share: its options, the model, numbers as words, and the report."""
+"""What the commands that ask one model one question share: its options, the model, and the report."""
 
 from __future__ import annotations
 
@@ -57,32 +57,6 @@ def model_of(settings: Settings) -> LoadedModel:
         experts=settings.experts,
         load_args=dict(settings.load_args),
     )
-
-
-def whole(name: str, text: str | int) -> int:
-    """Return a whole number from 1 up; UsageError for what is none."""
-    if not str(text).isdecimal() or int(text) < 1:
-        raise UsageError(f"{name} {text!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def writable(given: argparse.Namespace, *names: str) -> None:
-    """Refuse what could not be written after minutes of work: these files, and the report's folder."""
-    for name in names:
-        path = getattr(given, name)
-        if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-            raise UsageError(f"{name} {path!r} is no file in a folder that exists; name one")
-    report = getattr(given, option("report").key)
-    if report and Path(report).exists() and not Path(report).is_dir():
-        raise UsageError(f"report {report!r} is a file; name a folder")
-
-
-def write_json(path: str, result: Result) -> Path:
-    """Write the whole result."""
-    from stabilitykit.results.atomic import atomic_write
-
-    atomic_write(Path(path), result.to_json() + "\n")
-    return Path(path)
 
 
 def write_report(settings: Settings, result: Result, command: str, words: Sequence[str]) -> Path:

@@ -7,16 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabilitykit.cli.one_model import (
-    add_shared,
-    model_of,
-    settings_of,
-    whole,
-    writable,
-    write_json,
-    write_report,
-)
+from stabilitykit.cli import files
+from stabilitykit.cli.one_model import add_shared, model_of, settings_of, write_report
 from stabilitykit.errors import UsageError
+from stabilitykit.settings import whole
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result
@@ -48,9 +42,10 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     """Measure; return the exit status and the lines to print."""
     settings = settings_of(given)
     window, stride, tokens = (_number(given, name) for name in ("window", "stride", "tokens"))
-    top = whole("top", given.top)
+    top = whole("top", given.top, 1)
     given.output = given.output or f"{Path(given.document).name}{_FILE_END}"
-    writable(given, "output", "json")
+    for name in ("output", "json"):
+        files.file(name, getattr(given, name))
     journal = _journal(given)
     from stabilitykit.measurements.measure import measure
     from stabilitykit.measurements.prediction import WordByWord
@@ -64,7 +59,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     written = [_table(Path(given.output), result)]
     journal.unlink()
     if given.json:
-        written.append(write_json(given.json, result))
+        written.append(files.write_json(given.json, result))
     if settings.report:
         written.append(write_report(settings, result, "predict", words))
     return 0, [*lines(result), *(f"written: {path}" for path in written)]
@@ -106,7 +101,7 @@ def _cells(row: Any) -> tuple[str, ...]:
 
 def _number(given: argparse.Namespace, name: str) -> int | None:
     text = getattr(given, name)
-    return None if text is None else whole(name, text)
+    return None if text is None else whole(name, text, 1)
 
 
 def _journal(given: argparse.Namespace) -> Path:

@@ -35,8 +35,8 @@ class KeptProjections(Measurement[LoadedModel]):
     down-projections of the blocks with a role (see SingularDefects, on the same texts), or those of `keep`; of the
     largest explosion and its decay alone; and, as a control, those of as many blocks without a role, drawn `controls`
     times. `recovered` = (loss of all rounded - loss kept) / (loss of all rounded - plain loss), losses being ln of
-    perplexities, and nan where rounding loses nothing; `chance` = (1 + controls that end as low) / (1 + controls). A fake: numbers are rounded, but the
-    arithmetic stays that of the model's dtype, and its weights are never touched.
+    perplexities, and nan where rounding loses nothing; `chance` = (1 + controls that end as low) / (1 + controls). A
+    fake: numbers are rounded, but the arithmetic stays that of the model's dtype, and its weights are never touched.
 
     Rows (`part`): kept, one a choice. UnsupportedError without long tokens, unless `keep` is given, and for blocks of
     another build. Cost: a forward a text for each choice and one more. Memory: a copy of the blocks' weights. Source:

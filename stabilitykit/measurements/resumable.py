@@ -46,11 +46,6 @@ class Steps:
         if self._path is not None:
             self._open(self._path, json.loads(json.dumps(identity)))
 
-    @property
-    def recalled(self) -> int:
-        """How many steps are left that need not be done."""
-        return len(self._former)
-
     def once(self, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what the next step gives, from the file if it was done, else done now and written through."""
         if self._former:

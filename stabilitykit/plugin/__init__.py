@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.plugin import (
+    budget,
     facade,
     fixtures,
     held,
@@ -90,6 +91,17 @@ def pytest_collect_file(
     return suite.collect(file_path, parent, (yield))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what tells most where the time is limited."""
+    budget.order(config, items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker when the run began."""
+    budget.tell(node)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat tests for each model and dtype."""
     fixtures.parametrize(metafunc)
@@ -111,6 +123,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     options.check_marker(item)
     if testlog.uses_stability(item):
         options.check_reruns(item)
+        budget.check(item)
     elif item.config.stash[options.SETTINGS].dry_run:
         pytest.skip(plan.SKIPPED)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.errors import IncomparableError
-from stabilitykit.plugin import keep, plan, resume, suite
+from stabilitykit.plugin import budget, keep, plan, resume, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
@@ -169,6 +169,11 @@ class Collector:
         for limit in self.settings.limits:
             if not any(limit.applies(check) for check in checks):
                 self.notes.append(f"--stability-limit {limit} held no check of this run")
+        if self.settings.known:
+            from stabilitykit.results.known import stale
+
+            self.notes += stale(self.settings.known, checks, [json.loads(text)["known"] for text in self.texts])
+        self.notes += budget.note(self.settings, self.records())
 
     def _keep_baselines(self, session: pytest.Session) -> None:
         """Write the baselines that the options name."""

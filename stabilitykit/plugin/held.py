@@ -11,7 +11,7 @@ import pytest
 
 from stabilitykit.baselines.store import Baseline, read
 from stabilitykit.errors import IncomparableError, StabilityError
-from stabilitykit.plugin.options import SETTINGS
+from stabilitykit.plugin.excused import excused
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.compare import Comparison
@@ -67,7 +67,6 @@ class Held:
     def judge(self, log: TestLog, rerun: Callable[[pytest.Item], str]) -> None:
         """Compare what the test measured: StabilityFailure where it has drifted, or had to be there and is not."""
         __tracebackhide__ = True
-        log.latest = ()  # what fails from here on does not fail along what was measured last
         failures = [self._judge(log, check_id, rerun) for check_id in list(log.records)]
         if found := [failure for failure in failures if failure is not None]:
             raise found[0]
@@ -88,6 +87,8 @@ class Held:
         if self._fails(found):
             again = rerun(log.item)
             message = self._drift(found, record.result, again) if found.broken else f"{check_id}: {told}\n\n{again}"
+            if excused(log, check_id, message):
+                return None
             log.judge(check_id, "fail", message)
             return StabilityFailure(message, replace(record.result, check_id=check_id.split("[", 1)[0]))
         if found.status in UPDATED[self.settings.update]:
@@ -141,7 +142,7 @@ def opened(settings: Settings) -> Held | None:
 def judge(log: TestLog, rerun: Callable[[pytest.Item], str]) -> None:
     """Hold what a test measured to the run's baseline, if there is one and the test was not taken over."""
     held = log.item.config.stash.get(HELD, None)
-    if held and log.records and not log.taken and not log.item.config.stash[SETTINGS].dry_run:
+    if held and log.records and not log.taken:
         held.judge(log, rerun)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.errors import StabilityError
+from stabilitykit.plugin.excused import excused
 from stabilitykit.plugin.held import HELD
 from stabilitykit.plugin.merge import named
 from stabilitykit.plugin.options import SETTINGS
@@ -88,8 +89,9 @@ def _judge(log: TestLog, check_id: str, result: Result, gate: bool, limits: Mapp
         elif result.verdict in _FAILS or (gate and result.verdict == "differs"):
             raise StabilityFailure(f"{result.title}: {result.sentence}\n\n{rerun(log.item)}", result)
     except StabilityFailure as failure:
-        log.judge(check_id, "fail", str(failure))
-        raise
+        if not excused(log, check_id, str(failure)):
+            log.judge(check_id, "fail", str(failure))
+            raise
 
 
 def _marker(item: pytest.Item, measurement: Measurement[Any]) -> tuple[bool, Mapping[str, Any]]:

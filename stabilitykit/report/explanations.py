@@ -107,6 +107,13 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Servers",
+        "A model behind an address: nobody sees its bits, but everybody can ask it the same again.",
+        {
+            "ServedDeterminism": "Does a server say the same again at temperature 0, alone and under load?",
+        },
+    ),
+    Chapter(
         "Parts",
         "Single operations, weights and blocks, at the inputs they have in the model.",
         {
@@ -214,6 +221,9 @@ GLOSSARY = {
     "signature": "The direction of a model's long tokens. Fine-tuning keeps it, so a small angle tells kinship.",
     "margin": "The largest logit less the next one: what a token is chosen by. An exact tie has none, and the token "
     "with the lower id is taken.",
+    "fragile word": "A word with a token whose two likeliest candidates lie within three times the noise, or one ULP, "
+    "of each other: rounding may decide which comes first.",
+    "perplexity": "Among how many equally likely tokens the model would be as uncertain as it is in this text.",
     "digest": "128 bits that stand for a tensor's dtype, shape and bytes: equal ones mean equal bits.",
     "stage": "A place in the model at which a recording listens: what a module returned, or was given.",
     "step": "One forward of a generation; step 0 reads the prompt, and each decides one token.",
@@ -231,6 +241,9 @@ GLOSSARY = {
     "flip rate": "The share of disturbed inputs after which the model would say another token.",
     "tie": "An input at which two tokens have equal logits, in the model's own bits; in exact arithmetic nearly so.",
     "chatter": "The order of two logits changes many times along a line on which the function crosses only once.",
+    "reference": "What a server says most often when it is asked alone. Anything else it says counts as a flip.",
+    "under way": "How many requests waited for an answer at one moment; how many of them the server took together is "
+    "its secret, and the speed-up over one by one a hint.",
     "flip": "Another token has the largest logit. The smallest flip is one ULP of one coordinate.",
     "third token": "The best token beside the two that are asked about; where it comes first, their order is idle.",
     "growth": "How many times larger a change is behind a block than before it, next to the length of the state.",

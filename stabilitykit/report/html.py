@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import jinja2
-from markupsafe import Markup, escape
 
 import stabilitykit
 from stabilitykit.report import explanations
-from stabilitykit.report.packed import packed, script_source
 from stabilitykit.report.page import ROWS_SHOWN, Check, Pairs, check, pairs
 from stabilitykit.report.rows import subject_fields
+from stabilitykit.report.templating import render
 from stabilitykit.report.text import shortened, shown
 from stabilitykit.report.verdicts import VERDICTS, counts, urgency
 from stabilitykit.results.record import Record, Run
@@ -38,31 +31,24 @@ def page(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> str:
     """Return the page; the same records give the same bytes."""
     parts = sections(run, records, slugs)
     checks = [item for part in parts for item in part.checks]
-    drawn = any(item.figures for item in checks)
-    scripts, plotly = [_script("tools.js")] + [_script("figures.js")] * drawn, _plotly() if drawn else ""
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            version=stabilitykit.__version__,
-            title=headline(records),
-            facts=facts(records),
-            counts=counts(record.verdict for record in records),
-            attention=sorted(
-                (item for item in checks if item.verdict.tone == "bad"), key=lambda item: urgency(item.verdict.name)
-            ),
-            sections=parts,
-            total=len(checks),
-            notes=[shown(note) for note in run.notes],
-            provenance=provenance(run),
-            verdicts=VERDICTS,
-            glossary=explanations.GLOSSARY,
-            rows_shown=ROWS_SHOWN,
-            scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own, from the package
-            plotly=packed(plotly),
-            allowed=Markup(" ".join(map(script_source, [*scripts, plotly]))),  # noqa: S704 - digests
-        )
+    return render(
+        "report.html.j2",
+        drawn=any(item.figures for item in checks),
+        run=run,
+        version=stabilitykit.__version__,
+        title=headline(records),
+        facts=facts(records),
+        counts=counts(record.verdict for record in records),
+        attention=sorted(
+            (item for item in checks if item.verdict.tone == "bad"), key=lambda item: urgency(item.verdict.name)
+        ),
+        sections=parts,
+        total=len(checks),
+        notes=[shown(note) for note in run.notes],
+        provenance=provenance(run),
+        verdicts=VERDICTS,
+        glossary=explanations.GLOSSARY,
+        rows_shown=ROWS_SHOWN,
     )
 
 
@@ -74,7 +60,7 @@ def sections(run: Run, records: Sequence[Record], slugs: Sequence[str]) -> list[
         # Many examples of a measurement along a direction are a search for the worst direction.
         searched = record.examples > 1 and record.result is not None and "direction" in record.result.parameters
         place = explanations.chapter(name, searched=searched)
-        found[place].append((urgency(record.verdict), check(record, slug, run.environment)))
+        found[place].append((urgency(record.verdict), check(record, slug, run)))
     return [
         Section(f"part-{place}", part.title, part.lead, [item for _, item in sorted(checks, key=lambda pair: pair[0])])
         for place, (part, checks) in enumerate(zip(explanations.CHAPTERS, found, strict=True))
@@ -102,22 +88,6 @@ def provenance(run: Run) -> list[tuple[str, Pairs]]:
     return [(title, found) for title, values in parts if (found := pairs(values))]
 
 
-def figure_data(figure: Mapping[str, Any]) -> str:
-    """Return a figure as packed JSON, which cannot leave its element whatever text is in it."""
-    return packed(json.dumps(figure, allow_nan=False, separators=(",", ":")))
-
-
-def breakable(name: str) -> Markup:
-    """Return an identifier that a narrow column breaks before its bracket rather than within it."""
-    stem, bracket, inner = name.partition("[")
-    return escape(stem) + Markup('<span class="part">{}</span>').format(bracket + inner) if bracket else escape(name)
-
-
-def whole_numbers(text: str) -> Markup:
-    """Return a sentence that a line end never cuts at the sign of an exponent."""
-    return Markup(re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text))))  # noqa: S704
-
-
 def _distinct(records: Iterable[Record], name: str) -> str:
     values = dict.fromkeys(
         f"“{shortened(shown(value), 80)}”" if name == "prompt" else shown(value)
@@ -126,29 +96,3 @@ def _distinct(records: Iterable[Record], name: str) -> str:
     )
     more = len(values) - _HEADLINE_VALUES
     return ", ".join(list(values)[:_HEADLINE_VALUES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stabilitykit.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["figure_data"] = figure_data
-    environment.filters["breakable"] = breakable
-    environment.filters["whole"] = whole_numbers
-    return environment
-
-
-def _script(name: str) -> str:
-    return importlib.resources.files("stabilitykit.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    # Plotly is a second of imports that a page without figures does not need.
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())

@@ -17,7 +17,7 @@ from stabilitykit.report.verdicts import Verdict, verdict
 from stabilitykit.results.failure import describe
 from stabilitykit.results.limit import Bound
 from stabilitykit.results.metric import Metric, Reading
-from stabilitykit.results.record import Record
+from stabilitykit.results.record import Record, Run
 from stabilitykit.results.result import Result
 
 ROWS_SHOWN = 200
@@ -68,8 +68,8 @@ class Check:
     command: str
 
 
-def check(record: Record, slug: str, environment: Mapping[str, Any]) -> Check:
-    """Return what the page says about a record; `environment` is the run's, which is not said again."""
+def check(record: Record, slug: str, run: Run) -> Check:
+    """Return what the page says about a record; what is said of the whole run is not said again."""
     result = record.result
     columns = list(dict.fromkeys(key for row in result.rows for key in row)) if result else []
     return Check(
@@ -87,8 +87,8 @@ def check(record: Record, slug: str, environment: Mapping[str, Any]) -> Check:
         rows=[[text(row.get(name)) for name in columns] for row in result.rows[:ROWS_SHOWN]] if result else (),
         rows_total=len(result.rows) if result else 0,
         files=_files(result, slug),
-        details=details(record, environment),
-        command=command(record.nodeid),
+        details=details(record, run.environment),
+        command=command(record.nodeid) if record.nodeid else shown(run.command),
     )
 
 

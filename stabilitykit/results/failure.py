@@ -54,7 +54,8 @@ def _headline(result: Result, bounds: Mapping[str, Bound], broken: Sequence[str]
 def describe(subject: Mapping[str, Any]) -> str:
     """Return `name [dtype, device, path]` from a subject's description, leaving out what it does not say."""
     setting = [str(subject[key]) for key in ("dtype", "device", "path", "site") if subject.get(key)]
-    return f"{subject.get('name', 'subject')} [{', '.join(setting)}]"
+    name = str(subject.get("name", "subject"))
+    return f"{name} [{', '.join(setting)}]" if setting else name
 
 
 def _table(result: Result, bounds: Mapping[str, Bound], broken: Sequence[str], room: int) -> list[str]:

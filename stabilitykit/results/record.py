@@ -26,6 +26,7 @@ class Record:
     `resumed` marks what was not measured by this run, but taken over from the journal of the run that it goes on with.
     `baseline` says what became of the check beside its baseline: `status`, `readings` (then, allowed, kind by name) and
     `changes` (field, then, now); it is empty without one.
+    `known` says by which line of `--stability-known` a failure was excused: its file and number.
     `stated` is what the measurement said it would cost, under the names of `Execution`, for all its examples.
     """
 
@@ -43,6 +44,7 @@ class Record:
     resumed: bool = False
     stated: Mapping[str, int] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
+    known: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""

@@ -167,3 +167,10 @@ def test_a_search_is_compared_along_its_recorded_directions_only():
     worse = compare(now, [then], along={"d" * 8: {"radius": 1.4}})
     assert [(drift.kind, drift.place) for drift in worse.drifts] == [("worse", "Direction(a)")]
     assert kinds(compare(now, [then])) == {"radius": "gone"}
+
+
+def test_two_directions_under_one_name_are_not_compared():
+    then, now = made(named={"v1": "a" * 8}), made(named={"v1": "b" * 8}, radius=1.0)
+    found = compare(now, [then])
+    assert (found.status, found.changes) == ("other question", (("v1", "a" * 8, "b" * 8),))
+    assert compare(then, [then]).status == "same"

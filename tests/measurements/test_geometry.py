@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from transformers.modeling_outputs import CausalLMOutput
 
 import stabilitykit as sk
@@ -150,6 +151,8 @@ def test_role_drift_is_the_distance_from_the_question_without_a_role(plain):
     questions = [states[base] for base in range(0, len(labels), 3)]
     apart = [1 - cosine(a, b) for a, b in itertools.combinations(questions, 2)]
     assert value(result, "drift_over_question") == pytest.approx(np.mean(drifts) / np.mean(apart), abs=1e-3)
+    lengths = [np.linalg.norm(states[base] - states[base + k]) for base in far for k in (1, 2)]
+    assert value(result, "drift_agreement") == pytest.approx(spearmanr(drifts, lengths).statistic)
     place = result.readings["role_drift_max"].place
     worst = max(rows(result, "drift"), key=lambda row: row["cosine"])
     assert (place["prompt"], place["role"]) == (worst["question"], worst["role"])

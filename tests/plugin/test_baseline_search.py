@@ -16,7 +16,7 @@ def held(inner, listed):
     inner(listed.replace("in LISTED", "in [LISTED[3], LISTED[1]]"), "--stability-save=main").result.assert_outcomes(
         passed=2
     )
-    return lambda source: inner(source, "-s", "--stability-baseline=main", into="again")
+    return lambda source, *more: inner(source, "-s", "--stability-baseline=main", *more, into="again")
 
 
 def test_recorded_directions_come_first_and_are_what_is_compared(held, drawn, pytester):
@@ -45,6 +45,8 @@ def test_a_reading_along_one_of_them_that_moved_fails(held, drawn):
     run.result.assert_outcomes(failed=1, passed=1)
     (record,) = run.run["records"]
     assert f"first along {FIRST!r} 2 is worse than its baseline 1" in record["message"].splitlines()[0]
+    assert not any(entry["failing"] for entry in record["recipes"]), "what was measured last is not what failed"
+    assert "Measured last along" not in run.text
 
 
 def test_a_search_that_does_not_replay_has_lost_them(held, drawn):
@@ -57,3 +59,12 @@ def test_another_dimension_is_said(held, drawn):
     run = held(drawn.replace("DIM = 6", "DIM = 7"))
     run.result.assert_outcomes(failed=1, passed=1)
     assert f"of {CHECK} in .stability/main.jsonl has 6 coordinates and the input has 7" in run.text
+
+
+def test_a_test_that_a_resumed_run_takes_over_stays_as_it_was_judged(held, drawn):
+    held(drawn)
+    run = held(drawn, "--stability-resume")
+    run.result.assert_outcomes(passed=2)
+    assert "1 of 1 checks were taken over" in run.text
+    (record,) = run.run["records"]
+    assert (record["verdict"], record["baseline"]["status"]) == ("pass", "same")

@@ -69,6 +69,26 @@ def test_a_drift_fails_the_right_test_and_says_what_moved(moved):
     assert found.iloc[0].tolist() == ["max_ulp", "3.0", (3.0).hex(), "exact", "worse"]
 
 
+def test_of_two_checks_in_one_test_the_one_that_drifted_is_filed(inner, monkeypatch):
+    both = SOURCE.split("def test_moved")[0] + "def test_both(stability):\n"
+    both += (
+        "    stability.measure(ToyMoved(), TOY, name='first')\n    stability.measure(ToyDrift(5.0), TOY, name='then')\n"
+    )
+    inner(both, "--stability-save=main")
+    monkeypatch.setenv("DRIFT", "4")
+    run = inner(both, "--stability-baseline=main", into="again")
+    assert run.verdicts == {"first[test_both]": "fail", "then[test_both]": "pass"}
+
+
+def test_a_stopped_run_is_not_resumed_beside_another_baseline(inner):
+    inner(SOURCE, "--stability-save=main")
+    inner(SOURCE, "--stability-baseline=main", into="again")
+    inner(SOURCE.replace("5.0", "6.0"), "--stability-baseline=main", "--stability-update=all")
+    run = inner(SOURCE, "--stability-baseline=main", "--stability-resume", into="again")
+    assert run.result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "is of a run with baseline_digest" in run.text
+
+
 def test_what_got_better_passes_and_is_said(moved):
     run = moved(2)
     run.result.assert_outcomes(passed=2)

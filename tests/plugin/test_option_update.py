@@ -1,8 +1,10 @@
 """`--stability-update`: `new` adds what the baseline lacks, `all` also replaces what moved, which then passes."""
 
+from dataclasses import replace
+
 import pytest
 
-from stabilitykit.baselines.store import read
+from stabilitykit.baselines.store import read, write
 
 SOURCE = """
 import os
@@ -75,13 +77,17 @@ def test_all_says_of_a_drift_that_it_was_not_held(inner, monkeypatch):
 
 def test_all_takes_another_model_in_the_place_of_the_first(inner, value, pytester):
     inner(SOURCE, "--stability-save=main")
+    path = pytester.path / ".stability" / "main.jsonl"
+    (entry,) = (former := read(path)).entries.values()
+    elsewhere = replace(entry, setting=replace(entry.setting, identity={"threads": 9}))
+    write(former, [entry, elsewhere])
     wider = SOURCE + "\nTOY = FunctionSubject(lambda X: X, torch.zeros(4), name='toy')\n"
     run = inner(wider, "--stability-baseline=main", "--stability-update=new", into="again")
     run.result.assert_outcomes(failed=1)
     run = inner(wider, "--stability-baseline=main", "--stability-update=all", into="again")
     run.result.assert_outcomes(passed=1)
-    (entry,) = read(pytester.path / ".stability" / "main.jsonl").of(MOVED)
-    assert entry.model["hidden_size"] == 4
+    (entry,) = read(path).of(MOVED)
+    assert entry.model["hidden_size"] == 4, "of the first model nothing is left, in no environment"
 
 
 def test_what_is_the_same_is_left_as_it_is(inner, pytester):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import html5lib
 import pytest
 from plotly.offline import get_plotlyjs
 
+from stabilitykit.baselines.runs import beside
 from stabilitykit.report import write
+from stabilitykit.report.beside import page
 from stabilitykit.report.packed import script_source
+from stabilitykit.report.read import Report
 from stabilitykit.results.record import Record, Run
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -158,3 +162,16 @@ def test_a_planted_script_does_not_run(index: Path, tmp_path: Path) -> None:
     dom, log = browse(page, tmp_path / "profile")
     assert "<title>ran</title>" not in dom
     assert "Content Security Policy" in log
+
+
+def test_two_runs_side_by_side_are_drawn_without_a_complaint(tmp_path: Path, run: Run, records: list[Record]) -> None:
+    some = [record for record in records if record.check_id.startswith(("stability_fan", "singular_spectrum"))]
+    other = [replace(record, verdict="differs") for record in some]
+    file = tmp_path / "beside.html"
+    file.write_text(page(beside(Report(run, tuple(some)), Report(run, tuple(other)))), encoding="utf-8")
+    dom, log = browse(file, tmp_path / "profile", "--window-size=1280,900")
+    assert "CONSOLE" not in log
+    tree = html5lib.parse(dom.replace(get_plotlyjs(), ""), namespaceHTMLElements=False)
+    plots = [element for element in tree.iter("div") if element.get("class", "").startswith("plot ")]
+    drawn = [plot for plot in plots if any("main-svg" in (e.get("class") or "") for e in plot.iter())]
+    assert len(drawn) == 2 * len(some)

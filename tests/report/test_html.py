@@ -18,7 +18,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from stabilitykit.report import write
-from stabilitykit.report.html import figure_data
+from stabilitykit.report.templating import figure_data
 from stabilitykit.report.text import shown
 from stabilitykit.results.record import Record, Run
 

@@ -48,6 +48,7 @@ def test_fragile_words_are_crossed_and_ties_lie_on_the_lower_edge(result: Result
     drawn(along)
     fragile, firm, noise = along.traces
     assert (fragile["x"], fragile["marker"]["symbol"], fragile["name"]) == ([1], "x", "fragile")
+    assert noise["x"] == [0, 15]
     assert fragile["y"] == [result.readings["noise"].value] == noise["y"][:1]
     rows = [row for row in words(result) if row["number"] != 1]
     assert dict(zip(firm["x"], firm["y"], strict=True)) == {row["number"]: row["weakest_margin"] for row in rows}

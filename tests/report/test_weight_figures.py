@@ -123,8 +123,8 @@ def test_products_are_points_a_head_beside_the_null(model: sk.LoadedModel) -> No
     (figure,) = figures(result)
     qk, ov, null = drawn(figure).data
     rows = [row for row in result.rows if row["part"] == "head"]
-    assert list(qk.y) == [row["entropy_rank"] for row in rows if row["matrix"] == "qk"]
-    assert list(ov.y) == [row["entropy_rank"] for row in rows if row["matrix"] == "ov"]
+    assert list(qk.y) == [round(row["entropy_rank"], 3) for row in rows if row["matrix"] == "qk"]
+    assert list(ov.y) == [round(row["entropy_rank"], 3) for row in rows if row["matrix"] == "ov"]
     assert set(null.y) == {rows[0]["null_entropy_rank"]}
     bad = [
         {**row, "entropy_rank": value, "head": "<b>"}

@@ -109,7 +109,7 @@ def test_causes_are_a_sentence(result: Result, causes: tuple[str, ...], text: st
             "m [float32, cuda:0, prefill, logits]",
         ),
         ({"name": "toy", "dtype": "float32", "batch": 4}, "toy [float32]"),
-        ({}, "subject []"),
+        ({}, "subject"),
     ],
 )
 def test_a_subject_is_described_by_its_numeric_setting(subject: dict[str, Any], text: str) -> None:

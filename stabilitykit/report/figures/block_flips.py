@@ -38,6 +38,7 @@ _LAYER = {
     "sink": "attention to the first token",
     "head_rank": "least entropy rank of Q, K",
 }
+_POINT = {"block": "block", "role": ""}
 _COLORS = {"explosion": ORANGE, "decay": GREEN}
 _CARRIERS = {
     "ulp_over_median": "largest ULP over the median norm",
@@ -71,7 +72,7 @@ def _shares(rows: Rows) -> Figure:
         "mode": "markers",
         "marker": {"symbol": "diamond", "size": 7, "color": BLUE},
         "name": "positions it flips",
-        "hovertext": [hover(row, _LAYER) for row in rows],
+        "hovertext": [hover(row, _POINT) for row in rows],
         "hoverinfo": "text",
     }
     most = max(rows, key=lambda row: finite(row.get("variance_share")) or 0)
@@ -102,7 +103,7 @@ def _carriers(rows: Rows, links: Rows) -> list[Figure]:
             "y": column(kept, "variance_share"),
             "mode": "markers",
             "marker": {"size": 8, "color": _colors(kept)},
-            "hovertext": [hover(row, _LAYER) for row in kept],
+            "hovertext": [hover(row, _POINT) for row in kept],
             "hoverinfo": "text",
         }
         caption = (

@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 _MATRICES = {"qk": ("Q′K, what a head compares", BLUE, -0.14), "ov": ("OV, what it carries", ORANGE, 0.14)}
-_HOVER = {
-    "layer": "layer",
-    "head": "head",
-    "kv_head": "reads k, v of",
-    "entropy_rank": "entropy rank",
-    "s1": "s₁",
-    "first_last": "First/Last",
-}
+_HOVER = {"head": "head", "kv_head": "reads k, v of"}
+"""Short, for a point a head: the page carries hundreds of them."""
 
 
 def draw(result: Result) -> list[Figure]:
@@ -57,7 +51,7 @@ def _ranks(rows: Rows) -> Figure:
         trace: Trace = {
             "type": "scatter",
             "x": [row["layer"] + aside for row in chosen],
-            "y": column(chosen, "entropy_rank"),
+            "y": [round(row["entropy_rank"], 3) for row in chosen],
             "mode": "markers",
             "marker": {"size": 5, "color": color, "opacity": 0.7},
             "name": title,

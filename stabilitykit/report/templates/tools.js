@@ -84,7 +84,7 @@
     document.dispatchEvent(new Event("repaint"));
   };
 
-  if (articles.length) tools();
+  if (find) tools();
   all("[data-theme-switch]").forEach((button) => button.addEventListener("click", theme));
   all(".again code, footer code").forEach(copyable);
   window.addEventListener("hashchange", unfold);
