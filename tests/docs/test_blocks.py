@@ -17,6 +17,7 @@ OWN_TEST = {
     "docs/bisect.md": "traces/test_bisect_page.py",
     "docs/defects.md": "measurements/test_defects_page.py",
     "docs/drift.md": "traces/test_drift_page.py",
+    "docs/endpoint.md": "endpoints/test_endpoint_page.py",
     "docs/gain.md": "measurements/test_gain_page.py",
     "docs/kernels.md": "measurements/test_kernels_page.py",
     "docs/landscape.md": "measurements/test_landscape_page.py",

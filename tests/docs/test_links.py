@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from stabilitykit.cli import _COMMANDS
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 READ = MarkdownIt("commonmark").enable("table")
@@ -54,3 +56,9 @@ def test_the_readme_begins_with_the_two_commands_and_has_two_pictures():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.index("    make report ") < text.index("    make test ") < 400
     assert len(re.findall(r"^!\[[^\]]{20,}\]\(docs/images/", text, flags=re.MULTILINE)) == 2
+
+
+def test_every_command_is_listed_with_its_page():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z]+)` \| .+ \| \[.+\]\(.+\.md\) \|$", text, flags=re.MULTILINE)
+    assert sorted(listed) == sorted([*_COMMANDS, "run"])
