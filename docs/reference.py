@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def is_measurement(thing: Any) -> bool:
     return inspect.isclass(thing) and issubclass(thing, base) and thing is not base
 
 
+@cache
 def page_of(name: str) -> str:
     """Return the page that explains a measurement: with its name in a heading, or else most often in the text."""
     word = rf"(`|sk\.){name}\b"

@@ -4,24 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from oracles.kinds import kinds, schema
 
-import stabilitykit as sk
 from stabilitykit.report.explanations import CHAPTERS, GLOSSARY
 from stabilitykit.report.rows import CHECK_COLUMNS, READING_COLUMNS
 from stabilitykit.report.verdicts import VERDICTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")
-
-
-def kinds():
-    for name in sk.__all__:
-        thing = getattr(sk, name)
-        if isinstance(thing, type) and issubclass(thing, sk.Measurement) and thing is not sk.Measurement:
-            yield thing
-
-
-def schema(kind):
-    return kind.metrics if hasattr(kind, "metrics") else kind().schema()
 
 
 def explained_in(title):
@@ -52,7 +41,7 @@ def test_every_term_of_the_page():
     assert not missing
 
 
-@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 def test_every_reading_is_a_sentence_and_every_measurement_a_question(kind):
     for metric in schema(kind):
         assert len(metric.description.split()) >= 2, metric.name

@@ -8,6 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from stabilitykit.cli import _COMMANDS
+from stabilitykit.settings import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -62,3 +63,9 @@ def test_every_command_is_listed_with_its_page():
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([a-z]+)` \| .+ \| \[.+\]\(.+\.md\) \|$", text, flags=re.MULTILINE)
     assert sorted(listed) == sorted([*_COMMANDS, "run"])
+
+
+def test_every_option_is_on_a_page():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    missing = [option.name for option in OPTIONS if not re.search(rf"--(stability-)?{option.name}(?![\w-])", text)]
+    assert not missing
