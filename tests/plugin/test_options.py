@@ -1,6 +1,10 @@
 """Options: help, the ini file, precedence, and every bad value refused before a test is collected (exit 4)."""
 
+import json
+
 import pytest
+
+from stabilitykit.settings import OPTIONS, Settings
 
 SHOW = """
 def test_show(stability):
@@ -89,14 +93,72 @@ def test_an_abbreviation_is_not_taken_for_an_option(inner):
     assert inner("", "--stability-mod=x").result.ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_options_reach_workers(inner):
-    run = inner(
-        "def test_seed(stability):\n    assert stability.settings.seed == 5\n"
-        "    stability.measure(ToyDrift(3.0), TOY)\n",
-        "-n",
-        "2",
-        "--stability-seed=5",
-        "--stability-limit=toy_drift.max_ulp<=3",
-        apart=True,
-    )
-    assert run.verdicts == {"toy_drift[test_seed]": "pass"}
+GIVEN = {
+    "model": "tiny",
+    "dtype": "float64",
+    "device": "cpu",
+    "prompts": "prompts.txt",
+    "profile": "standard",
+    "report": "out",
+    "limit": "toy_drift.max_ulp<=3",
+    "known": "known.txt",
+    "budget": "600",
+    "strict": None,
+    "attention": "eager",
+    "experts": "eager",
+    "load-arg": "use_cache=false",
+    "tokens": "7",
+    "record": "kept",
+    "record-level": "block",
+    "record-states": "norm",
+    "record-step": "2",
+    "against": "recording",
+    "seed": "5",
+    "suite": None,
+    "replay": "replayed",
+    "save": "saved",
+    "baseline": "held",
+    "compare-fail": "toy*.*: 5%",
+    "update": "new",
+    "require-baseline": None,
+    "resume": None,
+    "dry-run": None,
+    "progress": None,
+}
+UNTOLD = {
+    "suite": "names other tests",
+    "replay": "needs a run",
+    "resume": "needs a stopped run",
+    "dry-run": "measures nothing",
+}
+TELLS = """
+import json
+
+def test_told(stability):
+    with open("told.json", "w") as file:
+        json.dump(stability.settings.to_dict(), file, sort_keys=True)
+    stability.measure(ToyDrift(3.0), TOY)
+"""
+
+
+def test_every_option_is_here() -> None:
+    assert list(GIVEN) == [option.name for option in OPTIONS]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+def test_every_option_reaches_the_test(inner, pytester, workers):
+    """Each has another value than its default, and a worker has what one process has."""
+    (pytester.path / "prompts.txt").write_text("one\ntwo\n")
+    (pytester.path / "known.txt").write_text("other* for a reason\n")
+    (pytester.path / "recording").mkdir()
+    (pytester.path / "recording" / "manifest.json").write_text("{}")
+    asked = {name: value for name, value in GIVEN.items() if name not in UNTOLD}
+    words = [f"--stability-{name}" + ("" if value is None else f"={value}") for name, value in asked.items()]
+    run = inner(TELLS, *words, *workers, apart=True)
+    found, default = json.loads((pytester.path / "told.json").read_text()), Settings().to_dict()
+    keys = {option.name: option.name.replace("-", "_") for option in OPTIONS}
+    keys |= {"model": "models", "dtype": "dtypes", "limit": "limits", "load-arg": "load_args"}
+    for name in asked:
+        if name != "device":  # cpu is the one device that every machine has
+            assert found[keys[name]] != default[keys[name]], name
+    assert run.verdicts == {"toy_drift[test_told]": "new"}
