@@ -28,8 +28,8 @@ class Profile:
     that are sampled, and whether eigenpairs are computed. `passage`: tokens of the passage that are predicted, None for
     all, and how many of them give the noise. `suite`: questions, roles they are asked in, and tokens of each answer;
     `sample`: tokens whose distances are compared in embedding and head. `carried`: prompts of which each block's
-    rounding is carried to the end (None for all), and tokens that follow each. `kept`: choices of as many other
-    down-projections that those of exploding blocks are set against.
+    rounding is carried to the end (None for all), and tokens that follow each. `kept`: prompts whose perplexity is
+    taken (None for all), and choices of as many other down-projections that those of exploding blocks are set against.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Profile:
     suite: tuple[int | None, int | None, int]
     sample: int
     carried: tuple[int | None, int]
-    kept: int
+    kept: tuple[int | None, int]
 
 
 # Zero events in 59, 299 or 2995 runs bound the rate below 5 %, 1 % or 0.1 % with 95 % confidence.
@@ -79,7 +79,7 @@ PROFILES = {
         "quick",
         runs=59,
         sizes=(2, 8),
-        lengths=(1, 2, 3, 4, 5, 6, 7, 8),
+        lengths=(1, 2, 3, 4, 8),
         directions=20,
         regimes=(2, 4),
         angles=72,
@@ -109,12 +109,12 @@ PROFILES = {
         drift=8,
         spectra=("all", 2),
         readout=(2, 6),
-        defects=(48, False),
+        defects=(32, False),
         passage=(48, 8),
         suite=(6, 1, 2),
         sample=384,
         carried=(1, 1),
-        kept=1,
+        kept=(2, 1),
     ),
     "standard": Profile(
         "standard",
@@ -155,7 +155,7 @@ PROFILES = {
         suite=(None, 2, 12),
         sample=1500,
         carried=(None, 24),
-        kept=8,
+        kept=(None, 8),
     ),
     "paper": Profile(
         "paper",
@@ -199,6 +199,6 @@ PROFILES = {
         suite=(None, None, 50),
         sample=3000,
         carried=(None, 96),
-        kept=39,
+        kept=(None, 39),
     ),
 }

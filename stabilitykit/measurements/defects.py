@@ -19,6 +19,7 @@ from stabilitykit.measurements.high_norms import HighNorms, Prompt, check_prompt
 from stabilitykit.measurements.layer_directions import layer_row
 from stabilitykit.measurements.pathways import WAYS, pathway_rows, right_vectors, rows_run, trained_ids
 from stabilitykit.measurements.progress import bar
+from stabilitykit.measurements.projected_out import projected_values
 from stabilitykit.numerics.statistics import wilson
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.measurable import Measurable
@@ -41,14 +42,15 @@ class SingularDefects(Measurement[LoadedModel]):
     where they decay. The literal claim is about an eigenvalue of L - I, which is too ill-conditioned to read a sign
     from; `eigenpairs` adds it for blocks with a role, with its condition number.
 
-    At the largest explosion, v_1 is the first right singular vector of F, and v_1..v_H go through the real layer. `ids`
+    At the largest explosion, v_1 is the first right singular vector of F, and v_1..v_H go through the real layer. The
+    prompts run once more with v_1 projected out of what that layer reads, and with v_2 as a control. `tokens`
     sampled tokens are run up to there in four ways (see `pathways`), behind `lead` for the second position.
     `mode="normed"` linearises at the scale behind the norm's gain. Rows (`part`): layer, token, right vector, pathway,
     down projection, coordinate (the 20 largest of u, beside the columns of the head that BasisVectors calls outliers).
     Arrays: `direction` (H,), `norms` (N, L + 1), `prompt`, `position`, `token_id` (N,).
 
-    UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: a forward a
-    prompt and one, four a sampled token up to the explosion, and about 60 products with each block's float64 matrices.
+    UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: 4 forwards a
+    prompt and one, 4 a sampled token up to the explosion, and about 60 products with each block's float64 matrices.
     Source: Wang et al., Singular defects (arXiv 2502.07004); the closed form and the Rayleigh quotient are ours.
     """
 
@@ -76,6 +78,10 @@ class SingularDefects(Measurement[LoadedModel]):
         Metric("decay_step", "norm", "neither", "what that block really adds along the long direction"),
         Metric("v1_output", "norm", "neither", "length of the feed-forward layer's output for v_1, on its larger side"),
         Metric("v1_over_third", "", "neither", "the same over the third largest output of any v_i, either side"),
+        Metric("projected_norm", "norm", "neither", "longest vector left if that layer reads its input without v_1"),
+        Metric("projected_kl", "nats", "neither", "how far this moves the next token's distribution, in the mean"),
+        Metric("projected_agreement", "share", "neither", "tokens whose likeliest next one is then the same"),
+        Metric("other_projected_kl", "nats", "neither", "the same as projected_kl without v_2: the control"),
         Metric("dominant_share", "", "neither", "largest component of the unit direction: 1 is a single coordinate"),
         Metric("dominant_coordinate", "coordinate", "neither", "where that component is"),
         Metric(
@@ -104,7 +110,7 @@ class SingularDefects(Measurement[LoadedModel]):
 
     def cost(self, subject: LoadedModel) -> Cost:
         """Return the most rows that it runs, all tokens confirmed; those up to the explosion are first blocks."""
-        return Cost(forwards=len(self.prompts) + 1 + self.tokens, screened=rows_run(self.tokens))
+        return Cost(forwards=4 * len(self.prompts) + 1 + self.tokens, screened=rows_run(self.tokens))
 
     def find(self, subject: LoadedModel) -> Finding:
         """Read the streams, then the weights, then the vocabulary."""
@@ -115,12 +121,16 @@ class SingularDefects(Measurement[LoadedModel]):
         roles = found.roles()
         block = blocks.block(found.main()[0])
         layers, projections = self._by_block(blocks, found, [torch.cat(one) for one in given], roles)
-        v1, vectors = right_vectors(block, normed=self.mode == "normed")
+        V, vectors = right_vectors(block, normed=self.mode == "normed")
         sampled = trained_ids(blocks.anatomy.embedding.weight, self.tokens, self.seed)  # type: ignore[arg-type]
         lead = token_ids(subject, blocks.anatomy, self.lead)
-        pathways = pathway_rows(blocks, block, v1, sampled, lead, found.tau, self.seed)
+        pathways = pathway_rows(blocks, block, V[0], sampled, lead, found.tau, self.seed)
         coordinates = coordinate_rows(found.direction, subject)
-        values = {**_values(found, layers, vectors, pathways, projections), **shared(coordinates, len(found.direction))}
+        values = {
+            **_values(found, layers, vectors, pathways, projections),
+            **shared(coordinates, len(found.direction)),
+            **projected_values(blocks, block, V, ids),
+        }
         return Finding(
             values,
             _sentence(values),

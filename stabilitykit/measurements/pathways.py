@@ -21,10 +21,10 @@ _BATCH = 64
 
 
 def right_vectors(block: ResidualBlock, *, normed: bool) -> tuple[Tensor, list[Row]]:
-    """Return v_1 of the feed-forward layer's linear map F, and each v_i's row: the real layer's output for +-v_i.
+    """Return the right singular vectors (H, H) of the linear map F, and each v_i's row: the layer's output for +-v_i.
 
-    v_1's sign is that with the larger output: a token explodes on one side only. Dense: O(H^3), and 2 H vectors
-    through the layer.
+    The sign of v_1, the first row, is that with the larger output: a token explodes on one side only.
+    Dense: O(H^3), and 2 H vectors through the layer.
     """
     _, sigma, V = torch.linalg.svd(block.fed(normed=normed).dense(), full_matrices=False)
     outputs = [torch.linalg.vector_norm(block.fed_forward(sign * V), dim=1) for sign in (1.0, -1.0)]
@@ -41,7 +41,8 @@ def right_vectors(block: ResidualBlock, *, normed: bool) -> tuple[Tensor, list[R
         }
         for i in range(len(sigma))
     ]
-    return sign * V[0], rows
+    V[0] *= sign
+    return V, rows
 
 
 def trained_ids(embedding: Tensor, count: int, seed: int) -> Tensor:

@@ -14,13 +14,14 @@ from stabilitykit.report.replays import sentence, worst_of
 from stabilitykit.report.rows import subject_fields
 from stabilitykit.report.text import shortened, shown
 from stabilitykit.report.verdicts import Verdict, verdict
+from stabilitykit.results.drift import BROKEN
 from stabilitykit.results.failure import describe
 from stabilitykit.results.limit import Bound
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.record import Record, Run
 from stabilitykit.results.result import Result
 
-ROWS_SHOWN = 200
+ROWS_SHOWN = 100
 _CELL_WIDTH = 160
 _PLAIN = Metric("", "", "neither", "")
 # What a shell reads between double quotes.
@@ -44,6 +45,8 @@ class Line:
     limit: str
     broken: bool
     place: str
+    baseline: str = ""
+    drifted: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Check:
 def check(record: Record, slug: str, run: Run) -> Check:
     """Return what the page says about a record; what is said of the whole run is not said again."""
     result = record.result
-    columns = list(dict.fromkeys(key for row in result.rows for key in row)) if result else []
+    rows = result.rows[:ROWS_SHOWN] if result else ()
+    columns = list(dict.fromkeys(key for row in rows for key in row))  # those of later rows would only be empty
     return Check(
         anchor=f"check-{slug}",
         check_id=shown(record.check_id),
@@ -81,10 +85,10 @@ def check(record: Record, slug: str, run: Run) -> Check:
         sentence=shown(result.sentence) if result else "",
         message=shown(record.message, keep="\n"),
         figures=figures(result) if result else (),
-        lines=[line(name, r, record.limits.get(name)) for name, r in result.readings.items()] if result else (),
+        lines=lines(record),
         remarks=remarks(record),
         columns=[shown(name) for name in columns],
-        rows=[[text(row.get(name)) for name in columns] for row in result.rows[:ROWS_SHOWN]] if result else (),
+        rows=[[text(row.get(name)) for name in columns] for row in rows],
         rows_total=len(result.rows) if result else 0,
         files=_files(result, slug),
         details=details(record, run.environment),
@@ -92,8 +96,15 @@ def check(record: Record, slug: str, run: Run) -> Check:
     )
 
 
-def line(name: str, reading: Reading, limit: str | None) -> Line:
-    """Return a reading with its limit judged, so that the broken one stands out in the table."""
+def lines(record: Record) -> list[Line]:
+    """Return the readings of a record."""
+    readings = record.result.readings if record.result else {}
+    held = record.baseline.get("readings", {})
+    return [line(name, one, record.limits.get(name), held.get(name)) for name, one in readings.items()]
+
+
+def line(name: str, reading: Reading, limit: str | None, held: Mapping[str, Any] | None = None) -> Line:
+    """Return a reading with its limit and its baseline judged, so that what is broken stands out in the table."""
     show = reading.metric.format
     sides = (reading.low, reading.high)
     interval = " to ".join("unknown" if side is None else show(side) for side in sides) if any_known(sides) else ""
@@ -108,6 +119,8 @@ def line(name: str, reading: Reading, limit: str | None) -> Line:
         limit=shown(limit or ""),
         broken=limit is not None and _breaks(reading, limit),
         place=", ".join(f"{shown(key)} {shown(value)}" for key, value in reading.place.items() if value),
+        baseline=f"{show(held['then'])} ({held['kind']})" if held else "",
+        drifted=held is not None and held["kind"] in BROKEN,
     )
 
 

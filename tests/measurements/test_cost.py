@@ -80,7 +80,7 @@ def suite(profile, loaded):
         (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
         (sk.Geometry(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], sample=profile.sample), loaded),
         (sk.PromptSuite(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], profile.suite[2]), loaded),
-        (sk.KeptProjections(["ab,cd", "efg.h"], controls=profile.kept), planted),
+        (sk.KeptProjections(["ab,cd", "efg.h"], controls=profile.kept[1]), planted),
         (sk.BlockFlips(["The capital of France is"] * (profile.carried[0] or 5), profile.carried[1]), loaded),
         (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
         (sk.WordByWord(tokens=profile.passage[0], sample=profile.passage[1]), loaded),

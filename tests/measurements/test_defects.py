@@ -98,6 +98,45 @@ def test_v1_reads_the_planted_coordinate_on_one_side_only(result, model):
     assert abs(float(v1[READ])) > 0.999
 
 
+class Reading(torch.nn.Module):
+    """A norm that reads its input without what lies along v."""
+
+    def __init__(self, norm, v):
+        super().__init__()
+        self.norm, self.v = norm, v
+
+    def forward(self, x):
+        return self.norm(x - torch.einsum("bth,h,k->btk", x, self.v, self.v))
+
+
+def test_without_v1_nothing_explodes_and_the_twin_by_hand_says_the_same(result, model):
+    """The planted model with another norm in the exploding block; without v_2, the control, it explodes as before."""
+    _, _, Vt = torch.linalg.svd(ResidualBlocks(model).block(EXPLODES).fed().dense())
+    ids = [list(text.encode()) for text in TEXTS]
+    kl, longest, same = [], [], []
+    for v in Vt[:2].float():
+        twin = defective().model
+        block = twin.model.layers[EXPLODES]
+        block.post_attention_layernorm = Reading(block.post_attention_layernorm, v)
+        states = []  # the last of transformers' hidden states is behind the final norm
+        for layer in twin.model.layers:
+            layer.register_forward_hook(lambda _module, _given, state, kept=states: kept.append(state))
+        with torch.no_grad():
+            plain = torch.cat([model.model(torch.tensor([one])).logits[0] for one in ids])
+            left = torch.cat([twin(torch.tensor([one])).logits[0] for one in ids])
+        p, q = (logits.double().softmax(dim=1) for logits in (plain, left))
+        kl.append(float(torch.nn.functional.kl_div(q.log(), p, reduction="batchmean")))
+        same.append(float((plain.argmax(dim=1) == left.argmax(dim=1)).double().mean()))
+        longest.append(max(float(state.norm(dim=2).max()) for state in states))
+    readings = {name: reading.value for name, reading in result.readings.items()}
+    assert readings["projected_kl"] == pytest.approx(kl[0], rel=1e-4)
+    assert readings["other_projected_kl"] == pytest.approx(kl[1], rel=1e-3, abs=1e-12)
+    assert readings["projected_agreement"] == same[0] < 1
+    assert readings["projected_norm"] == pytest.approx(longest[0], rel=1e-5)
+    assert longest[0] < readings["tau"] < longest[1] / 10
+    assert kl[0] > 10 * kl[1]
+
+
 def test_readings_sum_up_the_rows_as_by_hand(result):
     vectors = part(result, "right vector")
     outputs = sorted(row[name] for row in vectors for name in ("output_plus", "output_minus"))
@@ -392,6 +431,10 @@ def test_smollm2_explodes_at_the_start_and_along_v1(smollm2):
     first, *rest = part(smollm2, "right vector")
     assert first["output_minus"] == pytest.approx(877, rel=0.02)
     assert max(max(row["output_plus"], row["output_minus"]) for row in rest) == pytest.approx(2_241, rel=0.02)
+    assert found["projected_norm"] < 2_000  # 22,700 as it is; the specification has 1,033, on other texts
+    assert found["projected_kl"] == pytest.approx(4.9, abs=0.4)
+    assert found["projected_agreement"] < 0.1
+    assert found["other_projected_kl"] < found["projected_kl"] / 20
     assert found["initial_share"] >= 0.99
     assert found["random_share"] >= 0.99
     assert found["second_share"] <= 0.1

@@ -102,7 +102,10 @@ def test_a_head_of_low_rank_is_found(loaded, matrix, head, dtype):
 
 def test_gaussian_heads_are_the_null(loaded):
     gaussian(loaded)
-    for row in of(asked(loaded, null_draws=200), "layer"):
+    result = asked(loaded, null_draws=200)
+    for name in ("top10", "least10"):
+        assert np.mean([row[f"excess_{name}"] for row in of(result, "head")]) == pytest.approx(1, abs=0.03)
+    for row in of(result, "layer"):
         for name in ("top10", "least10"):
             assert row[name] == pytest.approx(row[f"null_{name}"], rel=0.05)
         assert row["first_last"] == pytest.approx(row["null_first_last"], rel=0.15)

@@ -127,6 +127,34 @@ def test_counts_are_those_of_brute_force():
     assert result.arrays["curve"][0] == pytest.approx(P, rel=1e-9)
 
 
+def test_the_probabilities_of_all_tokens_sum_to_one():
+    loaded = sk.load("tiny:gpt2")
+    size = loaded.model.config.vocab_size
+    result = asked(loaded, ([5, 6, 7],), empty=False, k=size)
+    for position in range(3):
+        probabilities = [row["probability"] for row in rows(result, "top", position=position)]
+        assert len(probabilities) == size
+        assert math.fsum(probabilities) == pytest.approx(1, abs=1e-12)
+    assert 0 <= value(result, "entropy") <= math.log(size)
+
+
+SAME = ("k_first", "k_stay", "k_first_rescaled", "k_stay_rescaled", "top_probability", "entropy", "odds", "logit_sd")
+
+
+def test_what_is_permuted_or_scaled_in_head_and_state_alike_changes_nothing_else(toys):
+    """Components in another order, and a factor that moves from the head to the state: the same logits."""
+    random = np.random.Generator(np.random.PCG64(4))
+    W, h, order = random.standard_normal((V, H)), random.standard_normal(H), random.permutation(H)
+    plain = asked(toy(toys, W, h))
+    state = ("hidden_least", "hidden_mean", "hidden_most", "hidden_sd")
+    for other, factor in ((toy(toys, W[:, order], h[order]), 1), (toy(toys, W / 8, h * 8), 8)):
+        (row,), (expected,) = rows(asked(other), "spread"), rows(plain, "spread")
+        assert [row[name] for name in SAME] == pytest.approx([expected[name] for name in SAME], rel=1e-6)
+        assert [row[name] for name in state] == pytest.approx([factor * expected[name] for name in state], rel=1e-6)
+    (grown,), (before,) = rows(asked(toy(toys, W, h * 8)), "spread"), rows(plain, "spread")
+    assert grown["entropy"] < before["entropy"] - 0.1  # the control: the state alone
+
+
 def test_the_most_concentrated_prompt_is_reported(toys):
     states = torch.zeros(V, H)
     states[:] = torch.linspace(1.0, 0.99, H)

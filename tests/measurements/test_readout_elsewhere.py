@@ -20,7 +20,8 @@ STORE = "import sys; sys.path.insert(0, sys.argv[1]); from test_readout_elsewher
 def store(spec, path):
     """Write what this process finds."""
     loaded = sk.load(spec)
-    spectra = sk.measure(sk.HeadSpectra(), sk.Checkpoint.of(loaded), progress=False).arrays["spectra"]
+    asked = sk.HeadSpectra(null_draws=1, shuffles=1)  # what is compared needs neither
+    spectra = sk.measure(asked, sk.Checkpoint.of(loaded), progress=False).arrays["spectra"]
     rows = sk.measure(sk.PredictionSpread(["To be or"]), loaded, progress=False).rows
     counts = [[row["k_first"], row["k_stay"], row["line_margin"]] for row in rows if row["part"] == "components"]
     tops = [[row["position"], row["rank"], row["token_id"]] for row in rows if row["part"] == "top"]

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from oracles.defective import DECAYS, EXPLODES, WRITTEN, defective
@@ -64,6 +65,22 @@ def test_shares_of_the_ways_are_those_of_the_readings(result: Result) -> None:
     assert figure.traces[0]["x"] == sorted(figure.traces[0]["x"])
 
 
+def test_tokens_lie_by_their_id_and_so_do_their_parts_along_v1(result: Result) -> None:
+    rows = [row for row in result.rows if row["part"] == "pathway"][::2]  # 258, of which 256 are drawn at the most
+    random, second, initial = named(result, "Tokens by their id").traces
+    for trace, way in ((random, "random"), (second, "second"), (initial, "initial")):
+        assert trace["x"] == [row["token_id"] for row in rows]
+        assert trace["y"] == pytest.approx([row[f"norm_{way}"] for row in rows], rel=1e-3)
+    figure = named(result, "What makes them explode")
+    assert figure.traces[1]["y"] == pytest.approx([row["coefficient_initial"] for row in rows], rel=1e-3)
+    everywhere = [row["coefficient_initial"] for row in result.rows if row["part"] == "pathway"]
+    assert f"{np.mean(everywhere):.3g} ± {np.std(everywhere):.3g} in the first place" in figure.caption
+    assert figure.caption.endswith("129 of 258 are drawn.")
+    few = replace(result, rows=[row for row in result.rows if row["part"] != "pathway" or row["token_id"] < 256])
+    assert len(named(few, "Tokens by their id").traces[0]["x"]) == 256
+    assert "are drawn" not in named(few, "Tokens by their id").caption
+
+
 def test_one_vector_stands_out_and_down_projections_to_keep_are_named(result: Result) -> None:
     plus, minus = named(result, "One direction makes the explosion").traces
     assert plus["y"][0] > 100 * max(plus["y"][1:])
@@ -82,7 +99,10 @@ def test_a_signature_draws_both_sides(result: Result) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), None, "<script>", -1.0, 0.0])
 def test_damaged_rows_are_left_out(result: Result, value: object) -> None:
-    names = ("angle", "norm_behind", "norm_initial", "output_plus", "error", "growth", "rayleigh", "typical_norm")
+    names = (
+        *("angle", "norm_behind", "norm_initial", "output_plus", "error", "growth", "rayleigh", "typical_norm"),
+        *("token_id", "coefficient_initial", "norm_random", "token"),
+    )
     rows = tuple({**row, **{name: value for name in names if name in row}} for row in result.rows[::2]) + result.rows
     for figure in figures(replace(result, rows=rows)):
         drawn(figure)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -18,6 +19,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from stabilitykit.report import write
+from stabilitykit.report.page import check
 from stabilitykit.report.templating import figure_data
 from stabilitykit.report.text import shown
 from stabilitykit.results.record import Record, Run
@@ -103,7 +105,17 @@ def test_everything_is_said_without_scripts(tree: Element, run: Run, records: li
                 assert shown(reading.metric.description) in article
     assert "3 of 10 checks need a look" in text
     assert run.run_id in text
-    assert "The first 200 of 300 rows" in text
+    assert "The first 100 of 300 rows" in text
+
+
+def test_columns_are_those_of_the_rows_that_are_shown(records: list[Record], run: Run) -> None:
+    """A column that only rows behind them have would be one of empty cells; the csv has it."""
+    kept = next(record for record in records if record.result is not None and len(record.result.rows) == 300)
+    late = ({**row, "late": 1} if number >= 100 else row for number, row in enumerate(kept.result.rows))
+    found = check(replace(kept, result=replace(kept.result, rows=tuple(late))), "runs", run)
+    assert found.columns == ["run", "differs", "max_ulp"]
+    assert [row[0] for row in found.rows] == [str(number) for number in range(1, 101)]
+    assert found.rows_total == 300
 
 
 def test_chapters_come_in_reading_order(tree: Element) -> None:
@@ -128,6 +140,23 @@ def test_ids_are_unique_and_links_lead_somewhere(tree: Element) -> None:
             assert element.get(name) is None or element.get(name) in ids
         if (href := element.get("href", "")).startswith("#"):
             assert href[1:] in ids
+
+
+def test_a_baseline_stands_beside_the_reading_and_a_drift_stands_out(
+    tmp_path: Path, run: Run, records: list[Record]
+) -> None:
+    kept = next(record for record in records if record.check_id.startswith("first_change["))
+    held = {
+        "radius": {"then": 0.5, "allowed": "exact", "kind": "worse"},
+        "cells": {"then": 2.0, "allowed": "exact", "kind": "same"},
+    }
+    index = write(run, [replace(kept, baseline={"status": "drifted", "readings": held})], tmp_path)
+    parsed = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(index.read_text(encoding="utf-8"))
+    (table,) = (table for table in parsed.iter("table") if table.get("class") == "readings")
+    rows = {words(row.find("th")).strip(): row for row in table.iter("tr") if row.find("td") is not None}
+    assert "0.5 (worse) ✗ drifted" in words(rows["radius"])
+    assert "2 (same)" in words(rows["cells"])
+    assert [name for name, row in rows.items() if row.get("class") == "broken"] == ["radius"]
 
 
 def test_one_file_of_moderate_size(index: Path) -> None:

@@ -37,7 +37,7 @@ def drawn(figure: Figure) -> go.Figure:
 def test_every_drawing_is_valid_plotly_and_the_first_is_wide(results):
     counts = {name: len([drawn(figure) for figure in figures(result)]) for name, result in results.items()}
     assert counts == {
-        "PredictionSpread": 3,
+        "PredictionSpread": 4,
         "BasisVectors": 3,
         "ReadoutAngles": 3,
         "NormAlignment": 2,
@@ -67,9 +67,23 @@ def test_the_state_is_sorted(results):
     assert len(state["y"]) == 64
 
 
+def test_the_state_stands_in_its_order_and_the_furthest_are_named(results):
+    result = results["PredictionSpread"]
+    every, named = figures(result)[2].traces
+    least = figures(result)[0].traces[0]["y"]
+    (number,) = [k for k, curve in enumerate(result.arrays["curve"]) if curve.tolist() == least]
+    h = result.arrays["hidden"][number]
+    assert every["y"] == pytest.approx(h.tolist(), rel=1e-3)
+    away = abs(h - h.mean())
+    assert named["text"] == [str(j) for j in named["x"]]
+    assert set(named["x"]) == set(sorted(range(len(h)), key=lambda j: away[j])[-4:])
+    order = figures(result)[1].traces[0]["text"]
+    assert [h[j] for j in order] == sorted(h)
+
+
 def test_every_component_is_in_a_bar(results):
     result = results["PredictionSpread"]
-    (trace,) = figures(result)[2].traces
+    (trace,) = figures(result)[3].traces
     assert sum(count or 0 for count in trace["y"]) == 64
     assert 0 not in trace["y"], "a logarithmic axis has no zero"
 

@@ -43,7 +43,7 @@ def test_every_ratio_has_a_map_and_a_curve_and_some_layers_their_spectra(spectra
     titles = [figure.title for figure in found]
     assert titles[:6:2] == [f"{name} of every head, next to chance" for name in ("First/Last", "Top-10", "Least-10")]
     assert titles[1:6:2] == [f"{name} with depth" for name in ("First/Last", "Top-10", "Least-10")]
-    assert len(titles) == len(set(titles)) >= 6 + 3
+    assert len(titles) == len(set(titles)) >= 6 + 1 + 3
     assert all(drawn(figure).data for figure in found)
 
 
@@ -64,6 +64,14 @@ def test_the_curves_hold_the_means(spectra: Result) -> None:
     np.testing.assert_allclose(curve["K"].y, means)
     over_layers = sum(means) / len(means)
     assert f"K {over_layers:.3g}" in figures(spectra)[1].caption
+
+
+def test_the_largest_values_hold_the_means(spectra: Result) -> None:
+    (figure,) = [one for one in figures(spectra) if one.title == "The largest singular value with depth"]
+    for trace in drawn(figure).data:
+        rows = [row for row in spectra.rows if row["part"] == "layer" and row["matrix"] == trace.name.lower()]
+        np.testing.assert_allclose(trace.y, [row["s1"] for row in rows])
+    assert [trace.name for trace in drawn(figure).data] == ["Q", "K", "V", "O"]
 
 
 def test_the_spectra_are_those_of_their_layer(spectra: Result) -> None:
@@ -123,8 +131,8 @@ def test_products_are_points_a_head_beside_the_null(model: sk.LoadedModel) -> No
     (figure,) = figures(result)
     qk, ov, null = drawn(figure).data
     rows = [row for row in result.rows if row["part"] == "head"]
-    assert list(qk.y) == [round(row["entropy_rank"], 3) for row in rows if row["matrix"] == "qk"]
-    assert list(ov.y) == [round(row["entropy_rank"], 3) for row in rows if row["matrix"] == "ov"]
+    assert list(qk.y) == [float(f"{row['entropy_rank']:.3g}") for row in rows if row["matrix"] == "qk"]
+    assert list(ov.y) == [float(f"{row['entropy_rank']:.3g}") for row in rows if row["matrix"] == "ov"]
     assert set(null.y) == {rows[0]["null_entropy_rank"]}
     bad = [
         {**row, "entropy_rank": value, "head": "<b>"}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from stabilitykit.report.figures import pathways
 from stabilitykit.report.figures.figure import (
     BLUE,
     FAINT,
@@ -38,16 +39,9 @@ _LAYER = {
     "step": "really adds",
     "ulp_over_median": "ULP over median norm",
 }
-_TOKEN = {"token": "token", "token_id": "id", "norm_initial": "first", "norm_second": "second"}
 _VECTOR = {"index": "vector", "sigma": "sigma", "output_plus": "output", "output_minus": "other side"}
 _PROJECTION = {"block": "block", "role": "", "error": "error", "zeroed": "share rounded to 0", "largest": "largest"}
 _COLORS = {"explosion": ORANGE, "decay": GREEN}
-_WAYS = {
-    "initial": "first",
-    "second": "behind another",
-    "unattended": "without attention",
-    "random": "random embedding",
-}
 _SHOWN = 64
 
 
@@ -63,7 +57,12 @@ def draw(result: Result) -> list[Figure]:
         part: [row for row in result.rows if row.get("part") == part and _drawable(row, names)]
         for part, names in needed.items()
     }
-    drawings = (_norms, _angles, _rayleigh), (_pathways,), (_vectors,), (_projections,)
+    drawings = (
+        (_norms, _angles, _rayleigh),
+        (pathways.shares, pathways.norms, pathways.coefficients),
+        (_vectors,),
+        (_projections,),
+    )
     return [figure(rows) for rows, figures in zip(parts.values(), drawings, strict=True) if rows for figure in figures]
 
 
@@ -184,36 +183,6 @@ def _rayleigh(rows: Rows) -> Figure:
         f"{rough(finite(lowest.get('step')) or 0)}. Orange explodes, green decays."
     )
     return Figure("The sign of the weights", caption, [trace], shape)
-
-
-def _pathways(rows: Rows) -> Figure:
-    traces = []
-    for way, title in _WAYS.items():
-        values = sorted(value for value in column(rows, f"norm_{way}") if value)
-        trace: Trace = {
-            "type": "scatter",
-            "x": values,
-            "y": [(place + 1) / len(values) for place in range(len(values))],
-            "mode": "lines",
-            "line": {"shape": "hv", "width": 2, "dash": "dot" if way == "random" else "solid"},
-            "name": title,
-        }
-        trace["line"]["color"] = dict(zip(_WAYS, (ORANGE, BLUE, GREEN, ORANGE), strict=True))[way]
-        traces += [trace] if values else []
-    shares = {way: sum(bool(row.get(f"explodes_{way}")) for row in rows) / len(rows) for way in _WAYS}
-    everything = [value for way in _WAYS for value in column(rows, f"norm_{way}")]
-    shape = layout(
-        380,
-        showlegend=True,
-        xaxis=log_axis("norm behind the exploding block", everything),
-        yaxis=axis("share of tokens up to it", range=[0, 1.03]),
-    )
-    caption = (
-        f"{len(rows)} tokens of the vocabulary, each alone or in the second place. Those that explode: "
-        + ", ".join(f"{title} {100 * shares[way]:.3g} %" for way, title in _WAYS.items())
-        + "."
-    )
-    return Figure("Which tokens explode", caption, traces, shape)
 
 
 def _vectors(rows: Rows) -> Figure:

@@ -14,7 +14,6 @@ from stabilitykit.report.figures.figure import (
     axis,
     column,
     finite,
-    hover,
     label,
     layout,
     rough,
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 _MATRICES = {"qk": ("Q′K, what a head compares", BLUE, -0.14), "ov": ("OV, what it carries", ORANGE, 0.14)}
-_HOVER = {"head": "head", "kv_head": "reads k, v of"}
-"""Short, for a point a head: the page carries hundreds of them."""
 
 
 def draw(result: Result) -> list[Figure]:
@@ -51,12 +48,13 @@ def _ranks(rows: Rows) -> Figure:
         trace: Trace = {
             "type": "scatter",
             "x": [row["layer"] + aside for row in chosen],
-            "y": [round(row["entropy_rank"], 3) for row in chosen],
+            "y": [float(rough(row["entropy_rank"])) for row in chosen],
             "mode": "markers",
             "marker": {"size": 5, "color": color, "opacity": 0.7},
             "name": title,
-            "hovertext": [hover(row, _HOVER) for row in chosen],
-            "hoverinfo": "text",
+            # Only the number of each head, and what is said of it once: there are hundreds.
+            "text": [label(row.get("head")) for row in chosen],
+            "hovertemplate": "head %{text}, %{y} dimensions<extra></extra>",
         }
         traces += [trace] if chosen else []
     null = next((value for value in column(rows, "null_entropy_rank") if value), None)

@@ -60,7 +60,7 @@ def draw(result: Result) -> list[Figure]:
     heads = [row for row in rows if row.get("part") == "head"]
     layers = [row for row in rows if row.get("part") == "layer"]
     drawn = [figure for name in _STATISTICS for figure in (_map(heads, name), _means(layers, name))]
-    return [figure for figure in (*drawn, *_spectra(result, heads)) if figure is not None]
+    return [figure for figure in (*drawn, _largest(layers), *_spectra(result, heads)) if figure is not None]
 
 
 def _map(heads: Rows, name: str) -> Figure | None:
@@ -119,6 +119,20 @@ def _means(layers: Rows, name: str) -> Figure | None:
         f"the mean over layers: {', '.join(_mean(layers, name))}."
     )
     return Figure(f"{title} with depth", caption, traces, shape)
+
+
+def _largest(layers: Rows) -> Figure | None:
+    lines = {m: [row for row in layers if row["matrix"] == m and positive(row.get("s1"))] for m in _COLORS}
+    traces = [_line(own, "s1", m.upper(), {"color": _COLORS[m], "width": 1.6}) for m, own in lines.items() if own]
+    if not traces:
+        return None
+    values = [value for trace in traces for value in trace["y"]]
+    shape = layout(340, showlegend=True, xaxis=axis("layer"), yaxis=log_axis("largest singular value", values))
+    caption = (
+        "How far a head can stretch a state: the largest singular value, in the mean over the heads of each matrix. In "
+        f"the mean over layers: {', '.join(_mean(layers, 's1'))}."
+    )
+    return Figure("The largest singular value with depth", caption, traces, shape)
 
 
 def _mean(layers: Rows, name: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stabilitykit.report.figures.figure import (
     BLUE,
@@ -30,7 +31,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 LEGEND_BELOW = {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"}
 _COLUMN = {"component": "component", "norm": "length", "robust_z": "deviations", "entropy_gap": "ln V − entropy"}
-_LABELLED = 8
+_LABELLED, _NAMED = 8, 4
 
 
 def draw(result: Result) -> list[Figure]:
@@ -45,7 +46,8 @@ def draw(result: Result) -> list[Figure]:
     least = min(given, key=lambda number: rows[number]["k_first"])
     shown = [least, *([empty] if empty not in (None, least) else [])]
     spread = [row for row in kept(result, "spread", "hidden_sd", "outliers") if row.get("number") == least]
-    return [_curves(result, rows, shown), *([_state(result, spread[0]), _density(result, spread[0])] if spread else [])]
+    views = (_state, _unsorted, _density)
+    return [_curves(result, rows, shown), *([each(result, spread[0]) for each in views] if spread else [])]
 
 
 def kept(result: Result, part: str, *names: str) -> Rows:
@@ -110,21 +112,43 @@ def _line(values: Sequence[float], name: str, color: str, dash: str) -> Trace:
 def _state(result: Result, row: Mapping[str, Any]) -> Figure:
     h = result.arrays["hidden"][row["number"]]
     order = np.argsort(h)
-    trace: Trace = {
-        "type": "scatter",
-        "x": list(range(len(h))),
-        "y": h[order].tolist(),
-        "mode": "markers",
-        "marker": {"size": 5, "color": BLUE},
-        "hovertext": [f"component {j}<br>{h[j]:.5g}" for j in order.tolist()],
-        "hoverinfo": "text",
-    }
     shape = layout(340, xaxis=axis("components, sorted"), yaxis=axis("value in the state"))
     caption = (
         f"The {len(h)} numbers that the head reads, from {rough(float(h.min()))} to {rough(float(h.max()))}, sd "
         f"{rough(row['hidden_sd'])}; {row['outliers']} lie beyond what normal numbers would reach."
     )
+    trace = {**_values(h[order]), "text": order.tolist(), "hovertemplate": "component %{text}<br>%{y}<extra></extra>"}
     return Figure("The state behind it", caption, [trace], shape)
+
+
+def _unsorted(result: Result, row: Mapping[str, Any]) -> Figure:
+    h = result.arrays["hidden"][row["number"]]
+    far = sorted(np.argsort(-np.abs(h - h.mean()))[: min(len(h), _NAMED)].tolist())
+    named: Trace = {
+        "type": "scatter",
+        "x": far,
+        "y": [float(f"{h[j]:.4g}") for j in far],
+        "mode": "markers+text",
+        "marker": {"size": 7, "color": ORANGE},
+        "text": [str(j) for j in far],
+        "textposition": ["top center" if h[j] > 0 else "bottom center" for j in far],
+        "hovertemplate": "component %{x}<br>%{y}<extra></extra>",
+    }
+    reach = 1.15 * float(np.abs(h).max())
+    shape = layout(340, xaxis=axis("component"), yaxis=axis("value in the state", range=[-reach, reach]))
+    caption = "The same in the order of the components; those furthest from the mean are named."
+    return Figure("The state in its order", caption, [_values(h), named], shape)
+
+
+def _values(values: NDArray[np.float64]) -> Trace:
+    return {
+        "type": "scatter",
+        "x": list(range(len(values))),
+        "y": [float(f"{value:.4g}") for value in values.tolist()],
+        "mode": "markers",
+        "marker": {"size": 5, "color": BLUE},
+        "hovertemplate": "component %{x}<br>%{y}<extra></extra>",
+    }
 
 
 def _density(result: Result, row: Mapping[str, Any]) -> Figure:
