@@ -9,13 +9,14 @@ REPORT = reports
 ARGS =
 BIN := .venv/bin
 
-.PHONY: help setup report test lint clean
+.PHONY: help setup report test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make report   measure the default model, write $(REPORT)/index.html (about five minutes after set-up)"
 	@echo "make test     test the kit itself"
 	@echo "make lint     check style, types and the directions of imports"
+	@echo "make docs     build the documentation's site into docs/_build (under a minute)"
 	@echo "make setup    create or repair .venv only"
 	@echo "make clean    remove .venv and all caches; reports stay"
 
@@ -40,6 +41,10 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: setup
+	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
+	@echo "Site: docs/_build/index.html"
+
 clean:
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build docs/_build
 	@find . -name __pycache__ -prune -exec rm -rf {} +
