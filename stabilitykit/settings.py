@@ -27,7 +27,7 @@ BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
 _PATHS = ("report", "replay", "record", "against", "save", "baseline")
-_ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
+_ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress", "device", "place"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
@@ -56,7 +56,7 @@ class Option:
 OPTIONS = (
     Option("model", "model under test: smollm2, tiny, a hub id, a folder, a .gguf file", "SPEC", "smollm2", "list"),
     Option("dtype", f"comma-separated list of {', '.join(DTYPES)}", "LIST", "float32"),
-    Option("device", "cpu, cuda, cuda:N, mps, xpu or xpu:N", "DEVICE", "cpu"),
+    Option("device", "cpu, cuda, cuda:N, mps, xpu, xpu:N, or a comma-separated list for pytest -n auto", "LIST", "cpu"),
     Option("prompts", "UTF-8 file of prompts, one a line; blank lines and # comments are skipped", "FILE"),
     Option("profile", f"how much to measure: {', '.join(PROFILES)}", "NAME", "quick"),
     Option("report", "write the report into this folder; the suite's default is reports", "DIR"),
@@ -89,11 +89,17 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run was asked to do, checked; see `OPTIONS` for what each field means."""
+    """What a run was asked to do, checked; see `OPTIONS` for what each field means.
+
+    `devices` are all that were named. `device` is the one that this process measures on, on the controller of several
+    workers the first; `place` is its name in test ids, where each worker runs all tests on a device of its own.
+    """
 
     models: tuple[str, ...] = ("smollm2",)
     dtypes: tuple[str, ...] = ("float32",)
     device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+    place: str = ""
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
     profile: Profile = PROFILES["quick"]
     report: Path | None = None
@@ -127,6 +133,7 @@ class Settings:
             **plain,
             "models": list(self.models),
             "dtypes": list(self.dtypes),
+            "devices": list(self.devices),
             "prompts": list(self.prompts),
             "profile": self.profile.name,
             **{name: None if plain[name] is None else str(plain[name]) for name in _PATHS},
@@ -159,11 +166,13 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
             value, root = configured(option), base
         raw[option.name] = _default(option) if value in (None, [], "") else value
         roots[option.name] = root
+    named = _devices(raw["device"])
     report = raw["report"] or ("reports" if raw["suite"] else "")
     return Settings(
         models=tuple(_text("model", spec) for spec in raw["model"]),
         dtypes=dtypes(raw["dtype"]),
-        device=_device(raw["device"]),
+        device=named[0],
+        devices=named,
         prompts=read_prompts(roots["prompts"] / raw["prompts"]) if raw["prompts"] else DEFAULT_PROMPTS,
         profile=_profile(raw["profile"]),
         report=roots["report"] / report if report else None,
@@ -209,10 +218,13 @@ def dtypes(value: str) -> tuple[str, ...]:
     return names
 
 
-def _device(value: str) -> str:
-    if not _DEVICE.match(value):
-        raise UsageError(f"device {value!r} is none of cpu, cuda, cuda:N, mps, xpu, xpu:N")
-    return value
+def _devices(value: str) -> tuple[str, ...]:
+    """Return the devices of a comma-separated list; one that is named twice gets two workers."""
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if not _DEVICE.match(name):
+            raise UsageError(f"device {name!r} is none of cpu, cuda, cuda:N, mps, xpu, xpu:N")
+    return names
 
 
 def _profile(value: str) -> Profile:

@@ -18,6 +18,7 @@ from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import smollm2, weights
 from stabilitykit.subjects.checkpoint import first_line, read_model, read_tokenizer
+from stabilitykit.subjects.hardware import device_named
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny
 
@@ -106,7 +107,7 @@ def load(
     UsageError: arguments that cannot be meant. UnreadableError: no such model, or a damaged one. InvalidError: a NaN
     or infinite weight. Cost: weights are read, copied and hashed once; about 0.6 s for SmolLM2 after its conversion.
     """
-    kind, place = weights.dtype_named(dtype), _device(device)
+    kind, place = weights.dtype_named(dtype), device_named(device)
     given, canonical = _split(load_args or {})
     chosen = {"attn_implementation": attention, "experts_implementation": experts}
     options = given | {key: value for key, value in chosen.items() if value is not None}
@@ -206,20 +207,6 @@ def _is_complete(folder: Path) -> bool:
     if index.is_file():
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return all((folder / file).is_file() for file in {"config.json", *files})
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is not one ({first_line(error)}); write cpu, cuda or cuda:1") from None
-    if device.type == "meta":
-        raise UsageError("device 'meta' holds no numbers; write cpu, cuda or cuda:1")
-    if device.type != "cpu" and not torch.get_device_module(device).is_available():
-        raise UsageError(f"device {name!r} is not available to this torch ({torch.__version__}); use device='cpu'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def _split(load_args: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
