@@ -118,6 +118,8 @@ def _refuse_several(settings: Settings) -> None:
 def _check(devices: tuple[str, ...], workers: int, settings: Settings, *, apart: bool) -> None:
     """Refuse to leave a device out, to measure on one twice, and to let chance decide which kind a check is of."""
     named = f"device {','.join(devices)}"
+    if "device_map" in dict(settings.load_args):
+        raise UsageError(f"{named}: each worker has one, and load-arg device_map takes several; leave one of them out")
     if workers < len(devices):
         raise UsageError(f"{named}: {workers} workers leave devices out; start one for each with -n auto")
     if apart and workers > len(devices):

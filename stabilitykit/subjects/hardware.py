@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from stabilitykit.errors import UsageError
 
@@ -43,6 +44,23 @@ def kind_of(name: str) -> str:
     if device.type in ONE_OF_A_KIND:
         return device.type
     return str(torch.get_device_module(device).get_device_name(device))
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """Return the devices that the weights lie on, in the order of the weights; more than one under a `device_map`."""
+    return list(dict.fromkeys(weight.device for weight in model.parameters()))
+
+
+def device_map_of(model: nn.Module) -> dict[str, str]:
+    """Return which part of the model is where, as its loader was told or has decided; empty where it is in one place.
+
+    Kept by transformers and accelerate as `hf_device_map`: names of modules to devices.
+    """
+    return {name: _spelled(place) for name, place in (getattr(model, "hf_device_map", None) or {}).items()}
+
+
+def _spelled(place: object) -> str:
+    return f"cuda:{place}" if isinstance(place, int) else str(place)
 
 
 def make_current(name: str) -> None:

@@ -18,7 +18,7 @@ from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import smollm2, weights
 from stabilitykit.subjects.checkpoint import first_line, read_model, read_tokenizer
-from stabilitykit.subjects.hardware import device_named
+from stabilitykit.subjects.hardware import device_named, devices_of
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny
 
@@ -83,7 +83,7 @@ class LoadedModel(Measurable):
             "model_digest": self.digest,
             "architecture": type(self.model).__name__,
             "dtype": name_of(self.model.dtype),
-            "device": str(self.model.device),
+            "device": " ".join(map(str, devices_of(self.model))),
         }
 
 
@@ -101,6 +101,7 @@ def load(
     `dtype` (float32, float64, bfloat16, float16) becomes that of every floating parameter. `attention` and `experts`
     name the implementations of those layers. `load_args` goes to `from_pretrained`, or to the configuration of a tiny
     model, but for `canonical=False`: leave CPU weights at the addresses they were read to (see `canonical_weights`).
+    Its `device_map` spreads the weights over devices, all of them in memory; `device` is then left out.
     Only safetensors and GGUF are read, and no code of the model's own is run. The hub is asked only for what its
     cache lacks, and not at all offline.
 
@@ -109,6 +110,8 @@ def load(
     """
     kind, place = weights.dtype_named(dtype), device_named(device)
     given, canonical = _split(load_args or {})
+    if "device_map" in given and place.type != "cpu":
+        raise UsageError(f"device {device!r} and load argument device_map both say where weights go; leave device out")
     chosen = {"attn_implementation": attention, "experts_implementation": experts}
     options = given | {key: value for key, value in chosen.items() if value is not None}
     with _blamed_on(spec, options):
@@ -155,6 +158,8 @@ def _read(spec: str, kind: torch.dtype, options: dict[str, Any]) -> tuple[Any, A
     """Model, tokenizer, source and notes of a spec."""
     nickname, _, family = spec.partition(":")
     if nickname == "tiny":
+        if "device_map" in options:
+            raise UsageError("a tiny model is built in one place; device_map needs a model that is loaded")
         config = {IMPLEMENTATIONS.get(key, key): value for key, value in options.items()}
         model = tiny(family or "llama", dtype=name_of(kind), **config)
         return model, byte_tokenizer(), "built from its configuration", []

@@ -60,7 +60,7 @@ def record_elsewhere(
         if forced is not None:
             write_recording(forced, place / _FORCED)
         request = {
-            "model": {**named(loaded, place), "device": setting.device},
+            "model": {**named(loaded, place), "device": setting.device, "load_args": None},
             "threads": threads_there(setting.environ, torch.get_num_threads()),
             "ask": asdict(ask),
             "forced": forced is not None,
