@@ -165,6 +165,12 @@ def _device_types(model: LoadedModel) -> str:
     return " ".join(dict.fromkeys(one.type for one in devices_of(model.model)))
 
 
+def _ranks(model: LoadedModel) -> int | None:
+    """Of how many processes each holds a share of the matrices; None for a model that is held whole."""
+    meshes = (getattr(weight, "device_mesh", None) for weight in model.model.parameters())
+    return next((int(mesh.size()) for mesh in meshes if mesh is not None), None)
+
+
 def _device_map(model: LoadedModel) -> str | None:
     parts: dict[str, list[str]] = {}
     for name, device in device_map_of(model.model).items():
@@ -215,6 +221,7 @@ _FIELDS: dict[str, _Field] = {
     "gpu_driver": ("context", _of_gpu(_driver)),
     "gpu_uuid": ("noise", _of_gpu(lambda i: str(torch.cuda.get_device_properties(i).uuid))),
     "device": ("identity", _of_model(_device_types)),
+    "tensor_parallel": ("identity", _of_model(_ranks)),
     "device_map": ("context", _of_model(_device_map)),
     "dtype": ("identity", _of_model(_dtypes)),
     "attention": ("identity", _of_model(lambda model: model.model.config._attn_implementation)),
