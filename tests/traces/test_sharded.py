@@ -1,9 +1,12 @@
 """Tensor parallelism as a device: other bits from the first sum over ranks on, the same tokens, and clear refusals."""
 
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +17,19 @@ from stabilitykit.traces import sharded
 from stabilitykit.traces.elsewhere import Ask, record_elsewhere, setting_named
 from stabilitykit.traces.sharded import equal_stages
 
+PAGE = Path(__file__).parents[2] / "docs" / "many-devices.md"
 ASK = {"prompts": ("ab",), "tokens": 3}
 
 
-def test_two_ranks_part_at_the_first_sum_over_both(tiny):
-    result = sk.measure(sk.CrossDevice("cpu-tp2", **ASK), tiny, progress=False)
+def test_two_ranks_part_at_the_first_sum_over_both_as_the_page_says(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    shown = block.split("# ")[1].strip()
+    assert capsys.readouterr().out.strip() == shown
+    result = names["result"]
     assert result.verdict == "differs"
-    assert result.readings["first_step"].place["stage"] == "module:model.layers.0.self_attn.o_proj"
+    assert shown.endswith("layers.0.self_attn.o_proj")
     assert result.readings["share_diverged"].value == 0
     assert 0 < result.readings["max_kl"].value < 1e-10
     changed = {row["field"]: (row["reference"], row["this"]) for row in result.rows if row["part"] == "environment"}
