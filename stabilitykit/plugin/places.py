@@ -125,16 +125,12 @@ def _check(devices: tuple[str, ...], workers: int, settings: Settings, *, apart:
     if apart and workers > len(devices):
         raise UsageError(f"{named}: with --dist each, {workers} workers would measure the same twice; use -n auto")
     kinds = _kinds(devices)
-    if len(set(kinds)) == 1:
-        return
-    told = ", ".join(f"{device} is {kind}" for device, kind in zip(devices, kinds, strict=True))
-    if not apart:
+    if len(set(kinds)) > 1 and not apart:
+        told = ", ".join(f"{device} is {kind}" for device, kind in zip(devices, kinds, strict=True))
         raise UsageError(
             f"{named}: these differ ({told}) and chance would decide which of them a check is measured on; "
             "add --dist each to measure everything on each, or name devices of one kind"
         )
-    if settings.resume:
-        raise UsageError(f"{named}: these differ ({told}), and a run on several is not resumed; resume one for each")
 
 
 def _kinds(devices: tuple[str, ...]) -> list[str]:

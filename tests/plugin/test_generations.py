@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stabilitykit.plugin import fixtures, generations
+from stabilitykit.plugin.fixtures import ModelChoice
 from stabilitykit.profile import PROFILES
 from stabilitykit.prompts import GENERATION_PROMPTS
 from stabilitykit.settings import Settings
