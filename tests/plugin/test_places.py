@@ -56,9 +56,9 @@ def test_workers_take_the_devices_in_turn_and_a_replacement_that_of_the_dead():
     held = Places(("cuda:0", "cuda:1"), apart=False)
     taken = [configured(held, f"gw{index}")["device"] for index in range(3)]
     assert taken == ["cuda:0", "cuda:1", "cuda:0"]
-    held.pytest_testnodedown(SimpleNamespace(gateway=SimpleNamespace(id="gw1")))
-    assert configured(held, "gw3") == {"device": "cuda:1", "place": ""}
-    assert [held.device(f"gw{index}") for index in (1, 3)] == ["cuda:1", "cuda:1"]
+    held.pytest_testnodedown(SimpleNamespace(gateway=SimpleNamespace(id="gw0")))
+    assert configured(held, "gw3") == {"device": "cuda:0", "place": ""}
+    assert [held.device(f"gw{index}") for index in (0, 3)] == ["cuda:0", "cuda:0"]
     assert held.device("gw9") == ""
 
 

@@ -89,6 +89,7 @@ def test_of_several_cards_every_name_is_in_the_environment():
     assert device_map_of(spread.model) == {"a": "cuda:2", "": "cpu"}
     assert fields._of_gpu(lambda index: f"GPU-{index}")(spread) == "GPU-0, GPU-2"
     assert fields._of_gpu(lambda _: "NVIDIA H200")(spread) == "NVIDIA H200"
+    assert fields._of_gpu(lambda _: 132)(spread) == 132
 
 
 @pytest.fixture
