@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import stabilitykit
+from stabilitykit import load_args
 from stabilitykit.errors import UsageError
 from stabilitykit.profile import PROFILES, Profile
 from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
@@ -29,7 +29,6 @@ BAD_INPUT = 64
 _PATHS = ("report", "replay", "record", "against", "save", "baseline")
 _ASIDE = {"record", "save", "update", "report", "suite", "resume", "dry_run", "progress", "device", "place"}
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
-_ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +179,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         strict=bool(raw["strict"]),
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
-        load_args=_load_args(raw["load-arg"]),
+        load_args=load_args.parsed(raw["load-arg"]),
         tokens=_whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
         record=roots["record"] / raw["record"] if raw["record"] else None,
         record_level=_one_of("record-level", raw["record-level"], LEVELS),
@@ -279,23 +278,6 @@ def _limits(expressions: list[str]) -> tuple[Limit, ...]:
     from stabilitykit.results.limit import Limit  # brings in numpy, which a run without limits may never need
 
     return tuple(Limit.parse(expression) for expression in expressions)
-
-
-def _load_args(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        if not _ADVICE.match(pair):
-            raise UsageError(f"load-arg {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
-        key, value = pair.split("=", 1)
-        found[key] = _json_or_text(value)
-    return tuple(found.items())
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def arguments(given: Mapping[str, Any]) -> list[str]:

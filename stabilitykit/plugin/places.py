@@ -50,8 +50,14 @@ class Places:
 
 
 def auto(settings: Settings) -> int | None:
-    """Return how many workers `-n auto` starts: one for each device; None leaves it to xdist, on the CPU."""
-    devices = _devices(settings)
+    """Return how many workers `-n auto` starts: one for each device; None leaves it to xdist, on the CPU.
+
+    pytest.UsageError for a type of which there is none.
+    """
+    try:
+        devices = _devices(settings)
+    except UsageError as error:
+        raise pytest.UsageError(f"--stability-{error}") from None
     return None if devices == ("cpu",) else len(devices)
 
 

@@ -100,6 +100,7 @@ def test_with_dist_each_all_is_measured_on_each_device_and_ids_differ(inner, pyt
         (["--stability-device=cpu,cpu,cpu", "-n", "2"], "2 workers leave devices out; start one for each with -n auto"),
         (["--stability-device=cpu,cpu", "-n", "3", "--dist", "each"], "3 workers would measure the same twice"),
         (["--stability-device=cpu,mps", "-n", "2"], "'mps' is not available to this torch"),
+        (["--stability-device=xpu", "-n", "auto"], "--stability-device 'xpu' is not available to this torch"),
         (["--stability-device=cpu,cuda:0", "-n", "2"], "'cuda:0' is not available to this torch"),
         (["--stability-device=cpu,cpu", "-n", "2", "--stability-load-arg=device_map=auto"], "takes several; leave one"),
         (["--stability-device=cpu,"], "device '' is none of cpu, cuda, cuda:N"),
