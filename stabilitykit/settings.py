@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import stabilitykit
+from stabilitykit import load_args
 from stabilitykit.errors import UsageError
 from stabilitykit.profile import PROFILES, Profile
 from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
 from stabilitykit.traces import LEVELS, STATES
+from stabilitykit.typed import DTYPES, devices, dtypes, one_of, seconds, text, whole
 
 if TYPE_CHECKING:
     from stabilitykit.baselines.tolerance import Tolerance
     from stabilitykit.results.known import Known
     from stabilitykit.results.limit import Limit
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 COMMAND = "STABILITYKIT_COMMAND"
 """Environment variable in which `stabilitykit run` tells the report what was typed."""
 
@@ -29,9 +27,7 @@ BAD_INPUT = 64
 """Added to the exit code of the bad input that `stabilitykit run` met; pytest's own codes are below."""
 
 _PATHS = ("report", "replay", "record", "against", "save", "baseline")
-_ASIDE = {"budget", "record", "save", "update", "report", "suite", "resume", "dry_run", "progress"}
-_DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)\Z")
-_ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
+_ASIDE = {"budget", "record", "save", "update", "report", "suite", "resume", "dry_run", "progress", "device", "place"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class Option:
 OPTIONS = (
     Option("model", "model under test: smollm2, tiny, a hub id, a folder, a .gguf file", "SPEC", "smollm2", "list"),
     Option("dtype", f"comma-separated list of {', '.join(DTYPES)}", "LIST", "float32"),
-    Option("device", "cpu, cuda, cuda:N, mps, xpu or xpu:N", "DEVICE", "cpu"),
+    Option("device", "cpu, cuda, cuda:N, mps, xpu, xpu:N, or a comma-separated list for pytest -n auto", "LIST", "cpu"),
     Option("prompts", "UTF-8 file of prompts, one a line; blank lines and # comments are skipped", "FILE"),
     Option("profile", f"how much to measure: {', '.join(PROFILES)}", "NAME", "quick"),
     Option("report", "write the report into this folder; the suite's default is reports", "DIR"),
@@ -95,11 +91,17 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run was asked to do, checked; see `OPTIONS` for what each field means."""
+    """What a run was asked to do, checked; see `OPTIONS` for what each field means.
+
+    `devices` are all that were named. `device` is the one that this process measures on, on the controller of several
+    workers the first; `place` is its name in test ids, where each worker runs all tests on a device of its own.
+    """
 
     models: tuple[str, ...] = ("smollm2",)
     dtypes: tuple[str, ...] = ("float32",)
     device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
+    place: str = ""
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
     profile: Profile = PROFILES["quick"]
     report: Path | None = None
@@ -135,6 +137,7 @@ class Settings:
             **plain,
             "models": list(self.models),
             "dtypes": list(self.dtypes),
+            "devices": list(self.devices),
             "prompts": list(self.prompts),
             "profile": self.profile.name,
             **{name: None if plain[name] is None else str(plain[name]) for name in _PATHS},
@@ -168,11 +171,13 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
             value, root = configured(option), base
         raw[option.name] = _default(option) if value in (None, [], "") else value
         roots[option.name] = root
+    named = devices(raw["device"])
     report = raw["report"] or ("reports" if raw["suite"] else "")
     return Settings(
-        models=tuple(_text("model", spec) for spec in raw["model"]),
+        models=tuple(text("model", spec) for spec in raw["model"]),
         dtypes=dtypes(raw["dtype"]),
-        device=_device(raw["device"]),
+        device=named[0],
+        devices=named,
         prompts=read_prompts(roots["prompts"] / raw["prompts"]) if raw["prompts"] else DEFAULT_PROMPTS,
         profile=_profile(raw["profile"]),
         report=roots["report"] / report if report else None,
@@ -182,11 +187,11 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         strict=bool(raw["strict"]),
         attention=raw["attention"] or None,
         experts=raw["experts"] or None,
-        load_args=_load_args(raw["load-arg"]),
+        load_args=load_args.parsed(raw["load-arg"]),
         tokens=whole("tokens", raw["tokens"], 1) if raw["tokens"] else None,
         record=roots["record"] / raw["record"] if raw["record"] else None,
-        record_level=_one_of("record-level", raw["record-level"], LEVELS),
-        record_states=_one_of("record-states", raw["record-states"], STATES),
+        record_level=one_of("record-level", raw["record-level"], LEVELS),
+        record_states=one_of("record-states", raw["record-states"], STATES),
         record_step=whole("record-step", raw["record-step"], 0),
         against=_recording(roots["against"], raw["against"]),
         seed=whole("seed", raw["seed"], 0),
@@ -205,37 +210,10 @@ def _default(option: Option) -> Any:
     return option.default
 
 
-def _text(name: str, value: str) -> str:
-    if not value.strip():
-        raise UsageError(f"{name} is empty; give a name, or leave the option out for its default")
-    return value.strip()
-
-
-def dtypes(value: str) -> tuple[str, ...]:
-    """Return the dtypes of a comma-separated list; UsageError for another name."""
-    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
-    for name in names:
-        if name not in DTYPES:
-            raise UsageError(f"dtype {name!r} is none of {', '.join(DTYPES)}")
-    return names
-
-
-def _device(value: str) -> str:
-    if not _DEVICE.match(value):
-        raise UsageError(f"device {value!r} is none of cpu, cuda, cuda:N, mps, xpu, xpu:N")
-    return value
-
-
 def _profile(value: str) -> Profile:
     if value not in PROFILES:
         raise UsageError(f"profile {value!r} is none of {', '.join(PROFILES)}")
     return PROFILES[value]
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UsageError(f"{name} {value!r} is none of {', '.join(known)}")
-    return value
 
 
 def _folder(name: str, root: Path, value: str) -> Path | None:
@@ -258,13 +236,6 @@ def _resume(value: Any, report: str) -> bool:
     return bool(value)
 
 
-def whole(name: str, value: str | int, least: int) -> int:
-    """Return a whole number from `least` up; UsageError for what is none."""
-    if not str(value).isdecimal() or int(value) < least:
-        raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
-    return int(value)
-
-
 def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, Any]:
     if not any(raw[name] for name in ("save", "baseline", "compare-fail", "update", "require-baseline")):
         return {}
@@ -279,40 +250,12 @@ def _known(path: Path) -> tuple[Known, ...]:
     return read_known(path)
 
 
-def seconds(name: str, value: str | float) -> float:
-    """Return a finite number above 0; UsageError for what is none."""
-    try:
-        found = float(value)
-    except ValueError:
-        found = math.nan
-    if not 0 < found < math.inf:
-        raise UsageError(f"{name} {value!r} is not a number of seconds above 0")
-    return found
-
-
 def _limits(expressions: list[str]) -> tuple[Limit, ...]:
     if not expressions:
         return ()
     from stabilitykit.results.limit import Limit  # brings in numpy, which a run without limits may never need
 
     return tuple(Limit.parse(expression) for expression in expressions)
-
-
-def _load_args(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        if not _ADVICE.match(pair):
-            raise UsageError(f"load-arg {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
-        key, value = pair.split("=", 1)
-        found[key] = _json_or_text(value)
-    return tuple(found.items())
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def arguments(given: Mapping[str, Any]) -> list[str]:

@@ -63,6 +63,7 @@ def test_the_threshold_decides(tmp_path, prompts):
         (["--at-risk=nan"], 2, "at-risk 'nan' is not a number between 0 and 1"),
         (["--dtype=int8"], 2, "dtype 'int8' is none of"),
         (["--dtype=float32,bfloat16"], 2, "margins asks one dtype at a time"),
+        (["--device=cpu,cpu"], 2, "margins asks one device at a time"),
         (["--json=no/such/folder.json"], 2, "is no file in a folder that exists"),
         (["--nothing"], 2, "unrecognized arguments: --nothing"),
         (["--model=nosuchmodel"], 3, "no model 'nosuchmodel'"),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stabilitykit.settings import dtypes
+from stabilitykit.typed import dtypes
 
 if TYPE_CHECKING:
     from stabilitykit.traces.devices import Device

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabilitykit.cli import files
 from stabilitykit.prompts import DEFAULT_PROMPTS, read_prompts
-from stabilitykit.settings import seconds, whole
+from stabilitykit.typed import seconds, whole
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result

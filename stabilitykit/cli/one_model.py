@@ -34,10 +34,10 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(given: argparse.Namespace, *, prompts: str | None = None) -> Settings:
-    """Return the settings that were asked for; UsageError for more than one model or dtype."""
+    """Return the settings that were asked for; UsageError for more than one model, dtype or device."""
     asked = {name: getattr(given, option(name).key) for name in SHARED} | {"prompts": prompts}
     settings = resolve(lambda one: asked.get(one.name), lambda _: None, Path.cwd())
-    for name, several in (("model", settings.models), ("dtype", settings.dtypes)):
+    for name, several in (("model", settings.models), ("dtype", settings.dtypes), ("device", settings.devices)):
         if len(several) > 1:
             raise UsageError(
                 f"{given.command} asks one {name} at a time, not {', '.join(several)}; run it once for each"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stabilitykit.cli import files
 from stabilitykit.cli.one_model import add_shared, model_of, settings_of, write_report
 from stabilitykit.errors import UsageError
-from stabilitykit.settings import whole
+from stabilitykit.typed import whole
 
 if TYPE_CHECKING:
     from stabilitykit.results.result import Result

@@ -16,6 +16,7 @@ from stabilitykit.plugin import (
     hookspecs,
     keep,
     options,
+    places,
     plan,
     recorder,
     replay,
@@ -50,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and start to collect records."""
     options.declare_marker(config)
-    settings = config.stash[options.SETTINGS] = options.read(config)
+    settings = config.stash[options.SETTINGS] = places.settled(config, options.read(config))
     if settings.suite:
         suite.use(config)
     if settings.replay:
@@ -63,17 +64,25 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerEnd(config), "stabilitykit.plugin.records")
         return
-    collector = Collector(config)
+    if placed := places.opened(config, settings):
+        config.pluginmanager.register(placed, "stabilitykit.plugin.places")
+    collector = Collector(config, placed)
     config.pluginmanager.register(collector, "stabilitykit.plugin.records")
     if GitHub.wanted():
         config.pluginmanager.register(GitHub(config, collector), "stabilitykit.plugin.github")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Start one worker for each device."""
+    return places.auto(options.read(config))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say what is measured, how much of it, and with which seed."""
     settings = config.stash[options.SETTINGS]
     return (
-        f"stability: {', '.join(settings.models)} in {', '.join(settings.dtypes)} on {settings.device}, "
+        f"stability: {', '.join(settings.models)} in {', '.join(settings.dtypes)} on {', '.join(settings.devices)}, "
         f"profile {settings.profile.name}, seed {settings.seed}"
     )
 

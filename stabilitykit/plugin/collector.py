@@ -24,6 +24,7 @@ from stabilitykit.report.journal import Journal
 from stabilitykit.settings import BAD_INPUT, COMMAND
 
 if TYPE_CHECKING:
+    from stabilitykit.plugin.places import Places
     from stabilitykit.results.record import Record, Run
 
 ENVIRONMENT = "stability_environment"
@@ -32,8 +33,9 @@ ENVIRONMENT = "stability_environment"
 class Collector:
     """Everything a run found; the only object that writes files, and only on the controller."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, places: Places | None = None) -> None:
         self.config = config
+        self.places = places
         self.settings = config.stash[SETTINGS]
         self.started, self.run_id = _now(), uuid.uuid4().hex
         self.resumption = config.stash.get(resume.RESUMED, None)
@@ -45,6 +47,7 @@ class Collector:
         self.texts: list[str] = []
         self.kinds: dict[str, str] = {}
         self.environments: dict[str, str] = {}
+        self.died: dict[str, str] = {}
         self.notes: list[str] = []
         self.codes: set[int] = set()
         self.index: Path | None = None
@@ -71,27 +74,29 @@ class Collector:
             self.journal.append(getattr(report, DONE), "done")
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str) -> None:
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """File a test whose worker died, unless it is known not to measure."""
+        worker = report.node.gateway.id
+        self.died.pop(worker, None)
         if self.kinds.get(crashitem, "unknown") == "":
             return
-        from stabilitykit.results.record import Record
-
         name = crashitem.rsplit("::", 1)[-1].removeprefix("test_")
-        message = f"the worker process died in {crashitem}"
         check_id = name if name.endswith("]") else f"{name}[test_{name}]"
-        self._keep(json.dumps(Record(check_id, crashitem, "crash", message=message).to_dict(), sort_keys=True))
+        self._crashed(check_id, worker, f"the worker process died in {crashitem}", crashitem)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """Take the environment that a worker measured in; a crashed one leaves none."""
         output = getattr(node, "workeroutput", {})
         if output.get(ENVIRONMENT):
             self.environments[node.gateway.id] = output[ENVIRONMENT]
+        if error is not None:
+            self.died[node.gateway.id] = str(error)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the report, and refuse to call a run green in which the suite did not run."""
+        """Write the report, and refuse to call a run green in which the suite did not run, or a worker died."""
+        self._count_dead(session)
         if self.refused:
             self._refuse(session)
         elif self.texts:
@@ -142,7 +147,33 @@ class Collector:
             settings=self.settings.to_dict(),
             environment=json.loads(text),
             notes=tuple(self.notes),
+            workers=self._workers(),
         )
+
+    def _workers(self) -> dict[str, dict[str, Any]]:
+        """Return where each worker measured: its device, if it was given one, and its environment."""
+        device = self.places.device if self.places else lambda _: self.settings.device
+        return {
+            worker: {"device": device(worker), "environment": json.loads(text)}
+            for worker, text in sorted(self.environments.items())
+        }
+
+    def _count_dead(self, session: pytest.Session) -> None:
+        """File a worker that died outside of any test, which xdist does not call a failure; without it, no pass."""
+        if not (self.texts or self.settings.suite):
+            return
+        for worker, error in self.died.items():
+            self._crashed(f"worker[{worker}]", worker, f"the worker process died outside of any test: {error}")
+            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _crashed(self, check_id: str, worker: str, message: str, nodeid: str = "") -> None:
+        from stabilitykit.results.record import Record
+
+        if self.places and (device := self.places.device(worker)):
+            message += f", on {device}"
+        record = Record(check_id, nodeid, "crash", message=message, worker=worker)
+        self._keep(json.dumps(record.to_dict(), sort_keys=True))
 
     def _keep(self, text: str, *, journaled: bool = False) -> None:
         self.texts.append(text)

@@ -19,6 +19,7 @@ from stabilitykit.plugin.testlog import TestLog, current
 
 if TYPE_CHECKING:
     from stabilitykit.measurements.base import Asked, Measurement
+    from stabilitykit.plugin.fixtures import ModelChoice
     from stabilitykit.profile import Profile
     from stabilitykit.results.result import Result
     from stabilitykit.settings import Settings
@@ -149,7 +150,7 @@ class Stability:
         """Return where the recording of a model is kept, and how closely it looks; nothing without the option."""
         if self.settings.record is None:
             return {}
-        folder = generations.place(self.settings.record, self.settings, _choice(loaded))
+        folder = generations.place(self.settings.record, self.settings, _choice(loaded, self.settings.place))
         return {"folder": str(folder), **generations.kept(self.settings)}
 
     def against(self, loaded: Any) -> Any:
@@ -184,12 +185,12 @@ class Stability:
         self._subjects = {key: held for key, held in self._subjects.items() if held[0] is not loaded}
 
 
-def _choice(loaded: Any) -> str:
-    """Return the name of a model in its dtype, as test ids have it."""
+def _choice(loaded: Any, place: str = "") -> ModelChoice:
+    """Return a model in its dtype, which test ids and folders are named after."""
     from stabilitykit.numerics.bits import name_of
     from stabilitykit.plugin.fixtures import ModelChoice
 
-    return ModelChoice(loaded.spec, name_of(loaded.model.dtype)).id
+    return ModelChoice(loaded.spec, name_of(loaded.model.dtype), place)
 
 
 def _listed(subject: Any) -> list[Any]:

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 class ModelChoice(NamedTuple):
-    """One model in one dtype, as the options ask for it."""
+    """One model in one dtype, as the options ask for it; `place` names the device where each has all tests."""
 
     spec: str
     dtype: str
+    place: str = ""
 
     @property
     def id(self) -> str:
         """A short name for test ids: of a path or hub id the last part, so that no folder is in an id."""
         last = re.split(r"[/\\]", self.spec.rstrip("/\\"))[-1]
-        return re.sub(r"[^\w.@-]+", "_", last) + f"-{self.dtype}"
+        return re.sub(r"[^\w.@-]+", "_", last) + f"-{self.dtype}" + (f"-{self.place}" if self.place else "")
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,7 @@ def stability(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 def stability_choice(request: pytest.FixtureRequest) -> ModelChoice:
     """One of the models and dtypes of the run; whatever asks for it is run once for each."""
     settings = request.config.stash[SETTINGS]
-    choice: ModelChoice = getattr(request, "param", ModelChoice(settings.models[0], settings.dtypes[0]))
+    choice: ModelChoice = getattr(request, "param", ModelChoice(settings.models[0], settings.dtypes[0], settings.place))
     return choice
 
 
@@ -55,7 +56,7 @@ def stability_model(stability: Stability, stability_choice: ModelChoice) -> Iter
     Override it in a conftest.py, in session scope, to put a model object of your own under test: what does not ask
     for `stability_choice` is not repeated for models it does not use.
     """
-    loaded = stability.load(*stability_choice)
+    loaded = stability.load(stability_choice.spec, stability_choice.dtype)
     yield loaded
     stability.forget(loaded)
 
@@ -76,7 +77,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a model once for each model and dtype, and what asks for a device once for each of those."""
     settings = metafunc.config.stash[SETTINGS]
     if "stability_choice" in metafunc.fixturenames:
-        choices = [ModelChoice(spec, dtype) for spec in dict.fromkeys(settings.models) for dtype in settings.dtypes]
+        models = dict.fromkeys(settings.models)
+        choices = [ModelChoice(spec, dtype, settings.place) for spec in models for dtype in settings.dtypes]
         metafunc.parametrize(
             "stability_choice", choices, indirect=True, scope="session", ids=[choice.id for choice in choices]
         )

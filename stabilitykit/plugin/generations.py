@@ -9,6 +9,7 @@ from stabilitykit.profile import PROFILES
 from stabilitykit.prompts import DEFAULT_PROMPTS, GENERATION_PROMPTS
 
 if TYPE_CHECKING:
+    from stabilitykit.plugin.fixtures import ModelChoice
     from stabilitykit.settings import Settings
 
 
@@ -36,6 +37,10 @@ def kept(settings: Settings) -> dict[str, Any]:
     return {"level": settings.record_level, "states": settings.record_states, "steps": (settings.record_step,)}
 
 
-def place(folder: Path, settings: Settings, choice: str) -> Path:
-    """Return where the recording of one model in one dtype lies: in the folder, or, of several, in one of its own."""
-    return folder if len(set(settings.models)) * len(settings.dtypes) == 1 else folder / choice
+def place(folder: Path, settings: Settings, choice: ModelChoice) -> Path:
+    """Return where the recording of one model in one dtype lies: in the folder, or, of several, in one of its own.
+
+    So it is where several devices record, each all of it.
+    """
+    alone = len(set(settings.models)) * len(settings.dtypes) == 1 and not choice.place
+    return folder if alone else folder / choice.id

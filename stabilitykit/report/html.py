@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import stabilitykit
 from stabilitykit.report import explanations
@@ -15,6 +16,8 @@ from stabilitykit.report.verdicts import VERDICTS, counts, urgency
 from stabilitykit.results.record import Record, Run
 
 _HEADLINE_VALUES = 3
+# Of a worker's environment, what differs without meaning anything.
+_PASSING = ("load_average", "time_utc")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,18 @@ def provenance(run: Run) -> list[tuple[str, Pairs]]:
     """Return the run's own tables."""
     whole = {"run": run.run_id, "started": run.started, "command": run.command}
     whole["stabilitykit"] = stabilitykit.__version__
-    parts = (("Run", whole), ("Settings", run.settings), ("Environment", run.environment))
+    parts: list[tuple[str, Mapping[str, Any]]] = [
+        *(("Run", whole), ("Settings", run.settings), ("Environment", run.environment)),
+        *((f"Worker {name}", _worker(told, run.environment)) for name, told in run.workers.items()),
+    ]
     return [(title, found) for title, values in parts if (found := pairs(values))]
+
+
+def _worker(told: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a worker's device and card, and of its environment what is not the run's."""
+    own = {key: value for key, value in told["environment"].items() if shared.get(key) != value}
+    card = {key: told["environment"].get(key) for key in ("gpu", "gpu_uuid")}
+    return {"measured on": told["device"], **card, **{key: own[key] for key in own if key not in _PASSING}}
 
 
 def _distinct(records: Iterable[Record], name: str) -> str:

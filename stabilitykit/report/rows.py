@@ -30,6 +30,8 @@ _PLACES = {
     "prompt": "prompt_place",
     "path": "path_place",
 }
+# Of the environment, what tells one card from another; the device column has only its number.
+_CARD = ("gpu", "gpu_uuid")
 _WORK = ("forwards", "screened", "backwards", "tangents")
 
 READING_COLUMNS = (
@@ -42,6 +44,7 @@ READING_COLUMNS = (
     "nodeid",
     "recipe",
     *("baseline", "baseline_hex", "allowed", "drift"),
+    *_CARD,
 )
 """Columns of results.csv, one row a reading."""
 
@@ -51,6 +54,7 @@ CHECK_COLUMNS = (
     *("sentence", "message", "limits", "worst", "noise", "readings", "rows", "examples", "seed", "worker"),
     *_WORK,
     *("calls", "seconds", "nodeid"),
+    *_CARD,
 )
 """Columns of summary.csv, one row a check."""
 
@@ -141,6 +145,7 @@ def _shared(run: Run, record: Record) -> Row:
     }
     if (result := record.result) is not None:
         row |= {"measurement": result.measurement} | subject_fields(result.subject) | _work(result.execution)
+        row |= {name: result.environment.get(name) for name in _CARD}
         row["seed"] = result.parameters.get("seed", row["seed"])
     return row
 

@@ -65,7 +65,8 @@ class Run:
     """A run's provenance: identity, command, settings, environment, and what it could not do.
 
     `started` is UTC in ISO format; `run_id` is unique to the run; `notes` are sentences for the reader, such as files
-    or checks that were left out and why.
+    or checks that were left out and why. `workers` holds, by name, the device and the environment of each process that
+    measured, where there were several; `environment` is then that of the first.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class Run:
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from stabilitykit.numerics.bits import name_of
+from stabilitykit.subjects.hardware import device_map_of, devices_of
 from stabilitykit.subjects.weights import alignment
 
 if TYPE_CHECKING:
@@ -86,13 +87,18 @@ def _of_model(read: Callable[[LoadedModel], Plain]) -> Callable[[LoadedModel | N
 
 
 def _of_gpu(read: Callable[[int], Plain]) -> Callable[[LoadedModel | None], Plain]:
-    """Of the model's CUDA device, or without a model of the current one; None on the CPU."""
+    """Of the model's CUDA device, or without a model of the current one; None on the CPU.
+
+    Of a model that lies on several cards, what differs between them in a list.
+    """
 
     def of(model: LoadedModel | None) -> Plain:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if model is None else _device(model)
-        if device.type != "cuda":
+        here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        cards = [one for one in ([here] if model is None else devices_of(model.model)) if one.type == "cuda"]
+        if not cards:
             return None
-        return read(torch.cuda.current_device() if device.index is None else device.index)
+        found = dict.fromkeys(read(torch.cuda.current_device() if one.index is None else one.index) for one in cards)
+        return next(iter(found)) if len(found) == 1 else ", ".join(map(str, found))
 
     return of
 
@@ -155,8 +161,21 @@ def _capability(index: int) -> str:
     return "{}.{}".format(*torch.cuda.get_device_capability(index))
 
 
-def _device(model: LoadedModel) -> torch.device:
-    return torch.device(next(iter(model.model.parameters())).device)
+def _device_types(model: LoadedModel) -> str:
+    return " ".join(dict.fromkeys(one.type for one in devices_of(model.model)))
+
+
+def _ranks(model: LoadedModel) -> int | None:
+    """Of how many processes each holds a share of the matrices; None for a model that is held whole."""
+    meshes = (getattr(weight, "device_mesh", None) for weight in model.model.parameters())
+    return next((int(mesh.size()) for mesh in meshes if mesh is not None), None)
+
+
+def _device_map(model: LoadedModel) -> str | None:
+    parts: dict[str, list[str]] = {}
+    for name, device in device_map_of(model.model).items():
+        parts.setdefault(device, []).append(name or "all")
+    return "; ".join(f"{device}: {' '.join(names)}" for device, names in parts.items()) or None
 
 
 def _dtypes(model: LoadedModel) -> str:
@@ -201,7 +220,9 @@ _FIELDS: dict[str, _Field] = {
     "gpu_processors": ("identity", _of_gpu(lambda i: torch.cuda.get_device_properties(i).multi_processor_count)),
     "gpu_driver": ("context", _of_gpu(_driver)),
     "gpu_uuid": ("noise", _of_gpu(lambda i: str(torch.cuda.get_device_properties(i).uuid))),
-    "device": ("identity", _of_model(lambda model: _device(model).type)),
+    "device": ("identity", _of_model(_device_types)),
+    "tensor_parallel": ("identity", _of_model(_ranks)),
+    "device_map": ("context", _of_model(_device_map)),
     "dtype": ("identity", _of_model(_dtypes)),
     "attention": ("identity", _of_model(lambda model: model.model.config._attn_implementation)),
     "experts": ("identity", _of_model(lambda model: model.model.config._experts_implementation)),

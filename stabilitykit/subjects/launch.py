@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,13 +15,24 @@ from typing import Any
 
 from stabilitykit.errors import InvalidError, TimedOutError, UnsupportedError
 
+GRACE = 10.0
+"""Seconds that a process gets to end, with those that it has started."""
+
 REQUEST, ANSWER = "request.json", "answer.json"
+# What each rank's traceback ends with; the launcher of several says more after it.
+_RAISED = re.compile(r"(?:\[rank\d+\]: *)?[\w.]+Error: .*")
 
 
 def ask(
-    module: str, place: Path, request: Mapping[str, Any], environ: Mapping[str, str], timeout: float
+    module: str,
+    place: Path,
+    request: Mapping[str, Any],
+    environ: Mapping[str, str],
+    timeout: float,
+    *,
+    ranks: int = 1,
 ) -> dict[str, Any]:
-    """Run `python -m module place` under additional variables and return its answer.
+    """Run `python -m module place` under additional variables and return its answer; of several ranks one answers.
 
     The module reads its request and writes its answer with `answered`, and may leave files in the folder. The package
     that runs here is the one that runs there. UnsupportedError if the process dies by a signal or fails, with its last
@@ -30,25 +43,60 @@ def ask(
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     told = f" under {shown(environ)}" if environ else ""
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter, a list of words
-            [sys.executable, "-m", module, str(place)],
-            env={**os.environ, "PYTHONPATH": path, **environ},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
+        done = _run(
+            [sys.executable, *_launcher(ranks), "-m", module, str(place)],
+            {**os.environ, "PYTHONPATH": path, **environ},
+            timeout,
         )
     except subprocess.TimeoutExpired:
         raise TimedOutError(f"a fresh process did not answer within {timeout:g} s{told}; give it more time") from None
     if done.returncode < 0:
         raise UnsupportedError(f"a fresh process died by {signal.Signals(-done.returncode).name}{told}")
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = _reason(done.stderr)
         kind = InvalidError if reason.startswith("stabilitykit.errors.InvalidError") else UnsupportedError
         raise kind(f"a fresh process could not answer{told}: {reason.split(': ', 1)[-1]}")
     answer: dict[str, Any] = json.loads((place / ANSWER).read_text(encoding="utf-8"))
     return answer
+
+
+def _run(command: list[str], environ: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`, but a process that is given up is asked to end: a launcher has others to take along."""
+    with subprocess.Popen(  # noqa: S603 - our own interpreter, a list of words
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            _end(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _launcher(ranks: int) -> list[str]:
+    """Return what starts a group of processes on this machine's loopback, on a port that is free now."""
+    if ranks == 1:
+        return []
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
+    group = ["--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    return ["-m", "torch.distributed.run", *group]
+
+
+def _reason(stderr: str) -> str:
+    """Return the last error that was raised, or the last line."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    raised = [line for line in lines if _RAISED.fullmatch(line)]
+    return re.sub(r"^\[rank\d+\]: *", "", raised[-1] if raised else lines[-1])
 
 
 def request_of(place: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import smollm2, weights
 from stabilitykit.subjects.checkpoint import first_line, read_model, read_tokenizer
+from stabilitykit.subjects.hardware import device_named, devices_of
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny
 
@@ -82,7 +83,7 @@ class LoadedModel(Measurable):
             "model_digest": self.digest,
             "architecture": type(self.model).__name__,
             "dtype": name_of(self.model.dtype),
-            "device": str(self.model.device),
+            "device": " ".join(map(str, devices_of(self.model))),
         }
 
 
@@ -100,14 +101,17 @@ def load(
     `dtype` (float32, float64, bfloat16, float16) becomes that of every floating parameter. `attention` and `experts`
     name the implementations of those layers. `load_args` goes to `from_pretrained`, or to the configuration of a tiny
     model, but for `canonical=False`: leave CPU weights at the addresses they were read to (see `canonical_weights`).
+    Its `device_map` spreads the weights over devices, all of them in memory; `device` is then left out.
     Only safetensors and GGUF are read, and no code of the model's own is run. The hub is asked only for what its
     cache lacks, and not at all offline.
 
     UsageError: arguments that cannot be meant. UnreadableError: no such model, or a damaged one. InvalidError: a NaN
     or infinite weight. Cost: weights are read, copied and hashed once; about 0.6 s for SmolLM2 after its conversion.
     """
-    kind, place = weights.dtype_named(dtype), _device(device)
+    kind, place = weights.dtype_named(dtype), device_named(device)
     given, canonical = _split(load_args or {})
+    if "device_map" in given and place.type != "cpu":
+        raise UsageError(f"device {device!r} and load argument device_map both say where weights go; leave device out")
     chosen = {"attn_implementation": attention, "experts_implementation": experts}
     options = given | {key: value for key, value in chosen.items() if value is not None}
     with _blamed_on(spec, options):
@@ -154,6 +158,8 @@ def _read(spec: str, kind: torch.dtype, options: dict[str, Any]) -> tuple[Any, A
     """Model, tokenizer, source and notes of a spec."""
     nickname, _, family = spec.partition(":")
     if nickname == "tiny":
+        if "device_map" in options:
+            raise UsageError("a tiny model is built in one place; device_map needs a model that is loaded")
         config = {IMPLEMENTATIONS.get(key, key): value for key, value in options.items()}
         model = tiny(family or "llama", dtype=name_of(kind), **config)
         return model, byte_tokenizer(), "built from its configuration", []
@@ -206,20 +212,6 @@ def _is_complete(folder: Path) -> bool:
     if index.is_file():
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return all((folder / file).is_file() for file in {"config.json", *files})
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is not one ({first_line(error)}); write cpu, cuda or cuda:1") from None
-    if device.type == "meta":
-        raise UsageError("device 'meta' holds no numbers; write cpu, cuda or cuda:1")
-    if device.type != "cpu" and not torch.get_device_module(device).is_available():
-        raise UsageError(f"device {name!r} is not available to this torch ({torch.__version__}); use device='cpu'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def _split(load_args: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

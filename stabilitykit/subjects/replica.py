@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import launch
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.environment import environment
+from stabilitykit.subjects.hardware import device_map_of
 from stabilitykit.subjects.models import IN_MEMORY, LoadedModel, load
 
 OUTPUTS = "outputs.safetensors"
@@ -62,16 +64,19 @@ def in_fresh_process(
 
 
 def named(loaded: LoadedModel, place: Path) -> dict[str, Any]:
-    """Return how to load the model again: by its name, or from a copy of an object that has none."""
+    """Return how to load the model again, in the same places: by its name, or from a copy of an object without one."""
     spec = loaded.spec
     if loaded.source == IN_MEMORY:
         spec = str(place / "model")
-        loaded.model.save_pretrained(spec)
-    config = loaded.model.config
+        with warnings.catch_warnings():
+            # Said of every map with a CPU in it; what is offloaded was refused when the model was adopted.
+            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+            loaded.model.save_pretrained(spec)
+    config, spread = loaded.model.config, device_map_of(loaded.model)
     return {
         "spec": spec,
         "dtype": name_of(loaded.model.dtype),
-        "device": str(loaded.model.device),
+        **({"load_args": {"device_map": spread}} if spread else {"device": str(loaded.model.device)}),
         "attention": getattr(config, "_attn_implementation", None),
         "experts": getattr(config, "_experts_implementation", None),
     }

@@ -42,7 +42,8 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
             continue
         if tensor.is_meta:
             raise UsageError(
-                f"weight {name!r} is on the meta device and holds no numbers; load the model with its weights in memory"
+                f"weight {name!r} is on the meta device and holds no numbers; load the model with all its weights on "
+                "devices that compute, without offloading to disk or CPU"
             )
         if (place := _place(tensor)) not in seen:
             seen.add(place)

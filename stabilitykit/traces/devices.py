@@ -24,11 +24,15 @@ Digests = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to start a process: a name, variables that are read when torch starts, and the device it computes on."""
+    """A way to start a process: a name, variables that are read when torch starts, and the device it computes on.
+
+    With `ranks` above 1 it is as many processes, which share out the matrices of a model (tensor parallelism).
+    """
 
     name: str
     environ: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    ranks: int = 1
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -41,6 +41,7 @@ def record(
     top: int = 10,
     steps: Sequence[int] = (0,),
     forced: bool = False,
+    whole: LoadedModel | None = None,
 ) -> Recording:
     """Generate up to `tokens` tokens of each prompt and return the recording; see `Generation` for what is kept.
 
@@ -48,9 +49,9 @@ def record(
     same bits in both: UnsupportedError says where a model does not repeat itself, or where listening changes it. With
     `level="op"` the operations of `steps` are recorded as well. `prompts` may be another recording: then its prompts
     are continued, and with `forced` its tokens are read, whatever this model would say (teacher forcing), so that every
-    step of both is about the same input. UsageError for prompts, levels and counts that cannot be meant. Memory: one
-    prompt's digests and the states that are asked for. Cost: two rows a token, and for each operation log the steps
-    before it, twice.
+    step of both is about the same input. `whole` has all the weights where `loaded` holds a share of them. UsageError
+    for prompts, levels and counts that cannot be meant. Memory: one prompt's digests and the states that are asked for.
+    Cost: two rows a token, and for each operation log the steps before it, twice.
     """
     _check(prompts, tokens, states, top, steps, forced)
     if isinstance(prompts, Recording):
@@ -69,7 +70,7 @@ def record(
             seconds = {name: seconds[name] + spent for name, spent in taken.seconds.items()}
             progress.update()
     made = _Made("forced" if forced else "free", level, tuple(stages), tuple(generations), seconds)
-    return _recording(loaded, made)
+    return _recording(loaded, made, whole or loaded)
 
 
 class _Made(NamedTuple):
@@ -82,10 +83,10 @@ class _Made(NamedTuple):
     seconds: dict[str, float]
 
 
-def _recording(loaded: LoadedModel, made: _Made) -> Recording:
+def _recording(loaded: LoadedModel, made: _Made, whole: LoadedModel) -> Recording:
     device = str(loaded.model.device)
     return Recording(
-        model=identity(loaded),
+        model=identity(whole),
         device=device,
         environment=environment(loaded),
         probe=probe(loaded.model.dtype, device, torch.get_num_threads()),

@@ -33,7 +33,7 @@ def recorded_elsewhere(loaded: LoadedModel, setting: Setting, ask: Ask, forced: 
     """Return what it generates under another setting; forced on a recording's tokens it is not kept."""
     if forced is not None or ask.states != "none":
         return record_elsewhere(loaded, setting, ask, forced)
-    key = f"{setting.name} {setting.device} {sorted(setting.environ.items())} {astuple(ask)}"
+    key = f"{setting.name} {setting.device} {setting.ranks} {sorted(setting.environ.items())} {astuple(ask)}"
     kept = _KEPT.setdefault(loaded, {})
     if key not in kept:
         kept[key] = record_elsewhere(loaded, setting, ask)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stabilitykit.plugin import fixtures, generations
+from stabilitykit.plugin.fixtures import ModelChoice
 from stabilitykit.profile import PROFILES
 from stabilitykit.prompts import GENERATION_PROMPTS
 from stabilitykit.settings import Settings
@@ -30,9 +31,11 @@ def test_how_closely_a_recording_looks_is_asked_only_where_it_is_kept():
 
 
 def test_of_several_models_each_recording_has_a_folder_of_its_own():
-    assert generations.place(Path("A"), Settings(), "smollm2-float32") == Path("A")
+    assert generations.place(Path("A"), Settings(), ModelChoice("smollm2", "float32")) == Path("A")
     two = Settings(dtypes=("float32", "bfloat16"))
-    assert generations.place(Path("A"), two, "smollm2-bfloat16") == Path("A/smollm2-bfloat16")
+    assert generations.place(Path("A"), two, ModelChoice("smollm2", "bfloat16")) == Path("A/smollm2-bfloat16")
+    here = ModelChoice("smollm2", "float32", "cuda-1")
+    assert generations.place(Path("A"), Settings(), here) == Path("A/smollm2-float32-cuda-1")
 
 
 @pytest.mark.parametrize(
