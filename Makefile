@@ -9,12 +9,13 @@ REPORT = reports
 ARGS =
 BIN := .venv/bin
 
-.PHONY: help setup report test lint docs clean
+.PHONY: help setup report test test-long lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make report   measure the default model, write $(REPORT)/index.html (about five minutes after set-up)"
 	@echo "make test     test the kit itself"
+	@echo 'make test-long  the tests that make test leaves out for their time'
 	@echo "make lint     check style, types and the directions of imports"
 	@echo "make docs     build the documentation's site into docs/_build (under a minute)"
 	@echo "make setup    create or repair .venv only"
@@ -34,6 +35,9 @@ report: setup
 
 test: setup
 	@STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: setup
+	@STABILITYKIT_LONG=1 STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

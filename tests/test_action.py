@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,7 @@ def test_every_input_is_used_and_every_use_is_an_input() -> None:
     assert all(spec["description"] for spec in ACTION["inputs"].values())
 
 
+@pytest.mark.long
 def test_the_recipe_of_two_machines(tmp_path: Path) -> None:
     """Two CPU settings stand for the GPUs: they really differ, so the last job must fail and say where."""
     (recipe,) = re.findall(r"```yaml\n(name: devices\n.*?)```", (ROOT / "docs/ci.md").read_text(encoding="utf-8"), re.S)

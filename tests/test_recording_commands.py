@@ -113,6 +113,7 @@ def test_what_cannot_be_meant_or_compared_has_one_sentence_and_its_status(record
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_several_models_are_kept_in_folders_of_their_own(tmp_path):
     words = ("run", "--model", "tiny", "--dtype", "float32,bfloat16", "--record", "A", "--tokens", "1", "--report", "R")
     done = command(*words, cwd=tmp_path)

@@ -119,6 +119,7 @@ def test_the_study_asks_for_its_own_numbers():
     assert study.epsilons == pytest.approx(np.logspace(-6, -19, 14))
 
 
+@pytest.mark.long
 def test_the_studys_steps_hardly_move_its_input():
     """Its input in numpy: of a vector N(0, 1) of 4096 float32, a step of 1e-10 moves nothing."""
     chain = MatmulChain(depth=1, dim=4096).subject()

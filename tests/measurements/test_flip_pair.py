@@ -151,7 +151,7 @@ def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("dtype", "prompt"),
     [
-        ("float32", "def add(a, b):\n    return"),
+        pytest.param("float32", "def add(a, b):\n    return", marks=pytest.mark.long),
         ("bfloat16", "The capital of France is"),
     ],
 )

@@ -9,7 +9,7 @@ from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.measurements.tie_point import pair_of, reading_logits
 from stabilitykit.numerics.bits import bits_equal
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.long]
 
 ASKED = sk.Landscape(n=15, again=None)
 

@@ -50,6 +50,7 @@ def there(here):
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_the_other_device_flips_no_token_that_was_called_safe(here, there):
     """Most tokens are called safe; what flips there is among the rest, and has the highest forecasts.
 
@@ -68,6 +69,7 @@ def test_the_other_device_flips_no_token_that_was_called_safe(here, there):
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_bfloat16_has_noise_that_float32_has_not(here):
     """The noise of a margin is near an ULP of the logits in both; in float32 that is 65536 times less, and no tie."""
     fine = sk.measure(sk.Margins(PROMPTS[:2], 8), sk.load("smollm2"), progress=False)

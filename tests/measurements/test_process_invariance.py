@@ -79,6 +79,7 @@ def test_what_no_process_can_load_is_refused():
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_smollm2_is_the_same_in_a_fresh_process():
     loaded = sk.load("smollm2")
     threads = torch.get_num_threads()

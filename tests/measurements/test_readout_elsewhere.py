@@ -48,7 +48,7 @@ def within(s, t):
     return bool((np.abs(s - t) <= bound).all() and (np.abs(s - t) <= 16 * np.finfo(np.float32).eps * s[:, :1]).all())
 
 
-@pytest.mark.parametrize("spec", ["tiny", pytest.param("smollm2", marks=pytest.mark.model)])
+@pytest.mark.parametrize("spec", ["tiny", pytest.param("smollm2", marks=[pytest.mark.model, pytest.mark.long])])
 def test_spectra_and_counts_are_those_of_another_cpu_setting(spec, tmp_path):
     store(spec, tmp_path / "here.npz")
     here, plain = stored(tmp_path / "here.npz"), elsewhere(spec, tmp_path / "plain.npz")

@@ -116,6 +116,7 @@ def test_certificates_on_a_whole_prompt(loaded, tmp_path):
     assert answers[20:] == [sentence for _, sentence in false]
 
 
+@pytest.mark.long
 def test_certificates_in_a_batch_of_decode_steps(loaded, tmp_path):
     subject = CausalLMSubject(loaded, PROMPT, path="decode", batch=64)
     assert subject.proofs.lanes_independent

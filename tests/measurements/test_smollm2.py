@@ -64,6 +64,7 @@ def test_a_bfloat16_spectrum_covers_the_float32_one_with_its_residual_and_its_ro
     assert result.readings["adjoint_defect"].value < 2.0**-3.5
 
 
+@pytest.mark.long
 def test_short_prompts_in_float32_have_other_bits_in_company(loaded):
     """Matrix kernels are chosen by the number of rows: one row alone takes another than eight, on every machine seen.
 
@@ -96,6 +97,7 @@ def test_the_whole_prompt_is_plain_transformers(loaded):
     assert torch.equal(subject.evaluate(subject.copies(1)).view(torch.int32), plain.view(torch.int32))
 
 
+@pytest.mark.long
 def test_the_gain_of_small_steps_is_sigma_until_rounding_takes_over(loaded):
     """Along v1, within 1 percent of |J v1| in true float64 from 2.6e-5 to 2.6e-3; natively rounding below 2.6e-7."""
     subject = CausalLMSubject(loaded, PROMPT, path="decode", batch=16)

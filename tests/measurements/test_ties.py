@@ -283,6 +283,7 @@ def test_the_study_asked_for_five_directions_and_two_thousand_steps():
     assert (len(study.directions), study.points, study.span) == (5, 1000, 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_smollm2_chatters_where_the_function_crosses_once():
     """Around the tie of Paris and the, float32 changes its mind many times, true float64 once."""

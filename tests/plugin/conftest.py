@@ -216,7 +216,7 @@ def drawn() -> str:
     return ALONG.replace("    SEARCH\n", OF_DRAWS.strip("\n") + "\n")
 
 
-@pytest.fixture(params=["alone", "xdist"])
+@pytest.fixture(params=["alone", pytest.param("xdist", marks=pytest.mark.long)])
 def either(request: pytest.FixtureRequest, inner: Callable[..., Inner]) -> Callable[..., Inner]:
     """As `inner`, once in one process and once with two workers."""
     if request.param == "alone":

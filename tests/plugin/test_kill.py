@@ -190,7 +190,7 @@ def another_model_is_refused(folder, chosen):
     assert (folder / "out" / NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.long)], ids=["alone", "xdist"])
 def test_a_killed_run_goes_on_to_the_same_values(folder, start, whole, workers):
     process = start("--stability-report=out", *workers, HOLD="1")
     journal = folder / "out" / NAME
@@ -238,6 +238,7 @@ def test_the_command_waits_for_the_report_when_interrupted(folder, start):
     assert (folder / "reports" / "index.html").exists()
 
 
+@pytest.mark.long
 def test_a_check_that_is_killed_in_its_middle_goes_on_there(folder):
     (folder / "test_it.py").write_text(LONG, encoding="utf-8")
     counter = folder / "asked.txt"

@@ -84,6 +84,7 @@ def test_devices_of_one_kind_share_the_tests_and_the_report_says_who_measured_wh
     assert cards == {("gw0", "GPU-cuda:0"), ("gw1", "GPU-cuda:1")}
 
 
+@pytest.mark.long
 def test_with_dist_each_all_is_measured_on_each_device_and_ids_differ(inner, pytester):
     pytester.makeconftest(CARDS.replace("KINDS = {}", "KINDS = {'cuda:1': 'another kind'}"))
     source = "def test_it(stability, stability_model):\n    stability.measure(ToyDrift(0.0), TOY)\n"

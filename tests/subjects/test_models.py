@@ -626,6 +626,7 @@ def test_smollm2_needs_no_copy_to_be_aligned():
     assert "0 tensors were moved" in loaded.notes[-1]
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_the_packaged_file_itself_holds_the_converted_weights():
     direct = load(str(smollm2.packaged_file()))

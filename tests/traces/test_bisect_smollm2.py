@@ -37,7 +37,7 @@ def has_both():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("environ", [MATRICES, VECTORS], ids=shown)
+@pytest.mark.parametrize("environ", [MATRICES, pytest.param(VECTORS, marks=pytest.mark.long)], ids=shown)
 def test_the_first_operation_of_a_real_pair_is_found_and_confirmed(recorded, has_both, environ, tmp_path):
     loaded, log = recorded
     (other,) = live([log], loaded, environ)

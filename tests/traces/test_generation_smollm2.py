@@ -52,6 +52,7 @@ def first_other(ours, theirs):
     return None if len(ours) == len(theirs) else len(pairs)
 
 
+@pytest.mark.long
 def test_in_bfloat16_texts_part_where_an_independent_script_says(tmp_path):
     loaded = sk.load("smollm2", dtype="bfloat16")
     ask = Ask(PROMPTS, TOKENS, level="block")
@@ -81,6 +82,7 @@ def test_in_float32_bits_differ_and_no_token_does_and_the_sentence_says_exactly_
     assert " digests differ, the first at stage module:model.layers.0.self_attn.q_proj of step 0." in result.sentence
 
 
+@pytest.mark.long
 def test_the_same_setting_gives_nothing_that_differs_in_twenty_repeats(smollm2_float32):
     result = sk.measure(sk.Trace(prompts=PROMPTS[:1], tokens=2, repeats=20), smollm2_float32, progress=False)
     assert result.verdict == "pass"
@@ -88,6 +90,7 @@ def test_the_same_setting_gives_nothing_that_differs_in_twenty_repeats(smollm2_f
     assert result.readings["compared_stages"].value == 20 * 2 * result.readings["stages"].value
 
 
+@pytest.mark.long
 def test_a_fresh_process_in_the_same_setting_is_not_distinct(smollm2_float32):
     result = sk.measure(sk.CrossDevice("cpu-native", prompts=PROMPTS[:1], tokens=3), smollm2_float32, progress=False)
     assert result.verdict == "not-distinct"

@@ -198,6 +198,7 @@ def test_tensors_of_another_side_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_fresh_process_gives_the_same_log_and_the_same_tensors(tmp_path):
     """The clean twin of a live setting: nothing set, nothing differs, and the operation alone agrees as well."""
     loaded = sk.load("tiny")

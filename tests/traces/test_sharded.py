@@ -99,6 +99,7 @@ def test_a_launcher_that_is_given_up_can_take_its_processes_along(tmp_path, monk
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_smollm2_is_shared_among_three_but_not_two():
     loaded = sk.load("smollm2")
