@@ -62,6 +62,7 @@ def test_a_weight_that_is_no_number_is_named(tmp_path, broken_model):
     assert "'model.layers.1.mlp.up_proj.weight' holds 1 non-finite values, the first at flat index 197" in said
 
 
+@pytest.mark.long
 def test_a_prompt_beyond_the_context_states_both_lengths(tmp_path):
     """Exit 2, before rotary embeddings can extrapolate in silence."""
     (tmp_path / "long.txt").write_text("a" * 600 + "\n", encoding="utf-8")

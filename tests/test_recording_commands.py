@@ -53,6 +53,7 @@ def test_the_same_machine_compares_as_no_other_device_and_the_page_says_so(recor
         assert len(list(csv.DictReader(file))) == 10
 
 
+@pytest.mark.long
 def test_another_device_is_seen_and_a_strict_run_fails_over_it(recorded):
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default"}
     words = ["run", "--model", "tiny", "--against", "A", "--strict", "--report", "T", "--", "-q", "-k", "cross_device"]

@@ -101,6 +101,7 @@ def forged(data, index, lattice):
     ]
 
 
+@pytest.mark.long
 def test_certificates_on_a_whole_prompt(loaded, tmp_path):
     subject = CausalLMSubject(loaded, PROMPT)
     subject.noise_floor()

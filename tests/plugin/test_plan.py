@@ -113,6 +113,7 @@ def test_a_dry_run_lists_every_cost_and_measures_nothing(either, pytester):
     assert not run.folder.exists()
 
 
+@pytest.mark.long
 def test_what_was_measured_already_is_not_planned(inner, pytester):
     inner(TESTS)
     (pytester.path / "found.txt").unlink()
@@ -188,6 +189,7 @@ def test_a_table_says_what_it_leaves_out():
     assert table([], "quick")[1].split() == ["0", "checks,", "profile", "quick", "0", "-"]
 
 
+@pytest.mark.long
 def test_the_cost_is_told_before_each_check_where_somebody_watches(inner):
     run = inner(TESTS, "--stability-progress", apart=True)
     told = run.result.stderr.str()

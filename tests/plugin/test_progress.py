@@ -1,5 +1,7 @@
 """Bars reach the terminal while output is captured, and only when somebody wants them."""
 
+import pytest
+
 SOURCE = """
 from stabilitykit.measurements.progress import bar
 
@@ -24,6 +26,7 @@ def test_bars_that_were_asked_for_pass_the_capture(inner):
     assert run.result.ret == 0
 
 
+@pytest.mark.long
 def test_quiet_and_workers_draw_none(inner):
     assert "toy:" not in inner(SOURCE, "--stability-progress", "-q", apart=True).text
     assert "toy:" not in inner(SOURCE, "--stability-progress", "-n", "1", apart=True).text

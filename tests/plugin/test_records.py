@@ -1,5 +1,7 @@
 """Every measurement leaves a record, whatever becomes of the test, with and without xdist."""
 
+import pytest
+
 MIXED = """
 def test_fine(stability):
     assert stability.measure(ToyDrift(0.0), TOY).readings["max_ulp"].value == 0
@@ -143,6 +145,7 @@ def test_outside(stability, pytestconfig, monkeypatch):
     run.result.assert_outcomes(passed=1)
 
 
+@pytest.mark.long
 def test_a_crashed_worker_is_a_record(inner):
     run = inner(
         """

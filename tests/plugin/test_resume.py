@@ -102,6 +102,7 @@ def test_what_was_measured_is_not_measured_again(inner, stopped, ran):
     assert (stopped.folder / NAME).read_bytes().startswith(journal), "nothing was lost"
 
 
+@pytest.mark.long
 def test_workers_take_over_too(inner, stopped, ran):
     before = values(stopped)
     again = inner(ENDINGS, "--stability-resume", "-n", "2", apart=True)

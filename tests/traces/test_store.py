@@ -67,12 +67,13 @@ def test_a_crash_while_writing_leaves_no_recording(recording, folder, monkeypatc
         sk.read_recording(folder)
 
 
-def test_ten_thousand_flipped_bits_are_all_detected(folder):
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_flipped_bits_are_all_detected(folder, count):
     draw = random.Random(0)
     files = sorted(folder.iterdir())
     weights = [path.stat().st_size for path in files]
     whole = {path: path.read_bytes() for path in files}
-    for number in range(10_000):
+    for number in range(count):
         path = draw.choices(files, weights)[0] if number % 2 else draw.choice(files)
         content = bytearray(whole[path])
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
