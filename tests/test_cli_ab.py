@@ -66,6 +66,28 @@ def test_a_side_that_measures_nothing_is_said_and_cleaned_up(
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
+def test_a_former_comparison_is_not_taken_for_this_one(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Tests that measure nothing leave no report, and pass; a folder of the working tree alone has no base."""
+    for side in ("base", "head"):
+        (repository / "kept" / side).mkdir(parents=True)
+        (repository / "kept" / side / "run.json").write_text("{}")
+    assert main(["ab", "--base", "main", "--page", "kept", "--", "test_kernel.py", "-q", "-k", "no_such"]) == 3
+    (repository / "test_idle.py").write_text("def test_idle(): pass\n")
+    git(repository, "add", "test_idle.py")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", "two")
+    assert main(["ab", "--base", "main", "--page", "kept", "--", "test_idle.py", "-q"]) == 3
+    assert "nothing was measured on the base side: pytest ended with status 0" in capfd.readouterr().err
+
+
+def test_a_folder_that_the_base_has_not_is_said(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "new").mkdir()
+    monkeypatch.chdir(repository / "new")
+    assert main(["ab", "--base", "main"]) == 3
+    assert "nothing was measured on the base side: it has no folder new" in capfd.readouterr().err
+
+
 def test_what_cannot_be_meant_is_one_sentence(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,13 +52,22 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
 
 
 def _measure(side: str, tree: Path, within: Path, rest: Sequence[str], kept: Path) -> None:
-    """Run the tests in a tree, and leave its report in `kept/side`."""
+    """Run the tests in a tree, and leave its report in `kept/side`; UnreadableError where it leaves no new one."""
+    written = kept / side / "run.json"
+    former = _stamp(written)
+    if not (tree / within).is_dir():
+        raise UnreadableError(f"nothing was measured on the {side} side: it has no folder {within}")
     here = [str(tree), str(tree / "src"), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     command = [sys.executable, "-m", "pytest", *rest, f"--stability-report={kept / side}"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(here)}
     status = subprocess.run(command, cwd=tree / within, env=env, check=False).returncode  # noqa: S603 - a list of words
-    if status not in _MEASURED or not (kept / side / "run.json").exists():
+    if status not in _MEASURED or _stamp(written) == former:
         raise UnreadableError(f"nothing was measured on the {side} side: pytest ended with status {status}; see above")
+
+
+def _stamp(path: Path) -> int | None:
+    """Return when a file was written: a folder that is kept may hold the report of a former comparison."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @contextmanager

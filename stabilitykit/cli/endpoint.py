@@ -61,8 +61,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     tokens, repeats, seed = (whole(name, getattr(given, name), 0) for name in ("tokens", "repeats", "seed"))
     levels = tuple(whole("concurrency", part.strip(), 0) for part in str(given.concurrency).split(","))
     timeout = seconds("timeout", given.timeout)
-    for name in ("json", "csv"):
-        files.file(name, getattr(given, name))
+    files.writable(given, "json", "csv")
     files.folder("report", given.report)
     from stabilitykit.endpoints.endpoint import Endpoint
     from stabilitykit.endpoints.served_determinism import ServedDeterminism
@@ -84,19 +83,17 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
 
 def lines(result: Result) -> list[str]:
     """Return the table of levels, how each prompt that differs goes on, and the sentence; text is escaped."""
-    from stabilitykit.report.text import shortened, shown
+    from stabilitykit.report.text import aligned, shortened, shown
 
     levels, prompts = ([row for row in result.rows if row["part"] == part] for part in ("level", "prompt"))
     cells = [list(_LEVELS), *([_cell(row[column], column) for column in _LEVELS.values()] for row in levels)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_LEVELS))]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     apart = [
         f"{shortened(shown(row['prompt']), 40)}: token {_cell(row['first_differing_token'])}, alone "
         f"{shown(repr(row['goes_on']))}, else {shown(repr(row['goes_on_else']))}"
         for row in prompts
         if row["flips"]
     ]
-    return [*table, *apart, shown(result.sentence)]
+    return [*aligned(cells, ">"), *apart, shown(result.sentence)]
 
 
 def _cell(value: Any, column: str = "") -> str:

@@ -18,8 +18,14 @@ def add(parser: argparse.ArgumentParser, rows: str) -> None:
     parser.add_argument("--csv", metavar="FILE", help=f"write a row each {rows}")
 
 
+def writable(given: argparse.Namespace, *names: str) -> None:
+    """Refuse files that could not be written after minutes of work."""
+    for name in names:
+        file(name, getattr(given, name))
+
+
 def file(name: str, path: str | None) -> None:
-    """Refuse a file that could not be written after minutes of work."""
+    """Refuse a file that could not be written."""
     if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
         raise UsageError(f"{name} {path!r} is no file in a folder that exists; name one")
 

@@ -38,8 +38,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     """Measure; return the exit status, 1 if a prompt is at risk, and the lines to print."""
     settings = settings_of(given, prompts=given.prompts)
     tokens, at_risk = whole("tokens", given.tokens, 1), _share("at-risk", given.at_risk)
-    for name in ("json", "csv"):
-        files.file(name, getattr(given, name))
+    files.writable(given, "json", "csv")
     from stabilitykit.measurements.margins import Margins
     from stabilitykit.measurements.measure import measure
 
@@ -51,16 +50,12 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
 
 def lines(result: Result) -> list[str]:
     """Return the table of prompts, the likeliest to change first, the sentence, and the advice; text is escaped."""
-    from stabilitykit.report.text import shown
+    from stabilitykit.report.text import aligned, shown
 
     prompts, advice = ([row for row in result.rows if row["part"] == part] for part in ("prompt", "advice"))
     cells = [list(_COLUMNS), *(_cells(row) for row in prompts)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS) - 1)]
-    table = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in cells
-    ]
-    cut = [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..." for line in table]
-    return [*(line.rstrip() for line in cut), shown(result.sentence), *(f"- {shown(row['advice'])}" for row in advice)]
+    cut = [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..." for line in aligned(cells)]
+    return [*cut, shown(result.sentence), *(f"- {shown(row['advice'])}" for row in advice)]
 
 
 def _cells(row: Any) -> list[str]:

@@ -44,8 +44,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     window, stride, tokens = (_number(given, name) for name in ("window", "stride", "tokens"))
     top = whole("top", given.top, 1)
     given.output = given.output or f"{Path(given.document).name}{_FILE_END}"
-    for name in ("output", "json"):
-        files.file(name, getattr(given, name))
+    files.writable(given, "output", "json")
     journal = _journal(given)
     from stabilitykit.measurements.measure import measure
     from stabilitykit.measurements.prediction import WordByWord
@@ -67,15 +66,13 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
 
 def lines(result: Result) -> list[str]:
     """Return the words with the smallest margins, the summary, and the sentence; text is escaped."""
-    from stabilitykit.report.text import shown
+    from stabilitykit.report.text import aligned, shown
 
     rows = sorted(
         (row for row in result.rows if row["part"] == "word"), key=lambda row: (row["weakest_margin"], row["number"])
     )
     cells = [_COLUMNS, *(_cells(row) for row in rows[:_SHOWN])]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*table, *_summary(result), shown(result.sentence)]
+    return [*aligned(cells), *_summary(result), shown(result.sentence)]
 
 
 def _summary(result: Result) -> list[str]:

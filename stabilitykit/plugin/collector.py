@@ -45,6 +45,7 @@ class Collector:
         self.planned: list[plan.Planned] = []
         self.refused = ""
         self.texts: list[str] = []
+        self._records: tuple[int, list[Record]] = (0, [])
         self.kinds: dict[str, str] = {}
         self.environments: dict[str, str] = {}
         self.died: dict[str, str] = {}
@@ -129,10 +130,12 @@ class Collector:
             terminalreporter.write_line(line)
 
     def records(self) -> list[Record]:
-        """Return the records by check id, which no two of them share."""
+        """Return the records by check id, which no two of them share; read once, for the texts are many megabytes."""
         from stabilitykit.results.record import Record
 
-        return distinct([Record.from_dict(json.loads(text)) for text in self.texts])
+        if self._records[0] != len(self.texts):
+            self._records = len(self.texts), distinct([Record.from_dict(json.loads(text)) for text in self.texts])
+        return self._records[1]
 
     def run(self) -> Run:
         """Return the provenance of what is collected."""
@@ -203,7 +206,7 @@ class Collector:
         if self.settings.known:
             from stabilitykit.results.known import stale
 
-            self.notes += stale(self.settings.known, checks, [json.loads(text)["known"] for text in self.texts])
+            self.notes += stale(self.settings.known, checks, [record.known for record in self.records()])
         self.notes += budget.note(self.settings, self.records())
 
     def _keep_baselines(self, session: pytest.Session) -> None:

@@ -69,9 +69,8 @@ def _command(kind: str, record: Record) -> str:
     file = record.nodeid.split("::", 1)[0]
     # A file of the installed suite is not in the repository that the workflow annotates.
     place = f"file={_property(file)}," if file and (Path.cwd() / file).is_file() else ""
-    sentence = record.message.split("\n")[0] or (record.result.sentence if record.result else "")
     title = _property(f"{record.verdict}: {shown(record.check_id)}")
-    return f"::{kind} {place}title={title}::{_data(shown(sentence))}"
+    return f"::{kind} {place}title={title}::{_data(shown(record.headline))}"
 
 
 def _data(text: str) -> str:

@@ -110,15 +110,15 @@ def estimate(cost: Cost, subject: Any) -> float | None:
 
 def table(planned: Sequence[Planned], profile: str) -> list[str]:
     """Return the lines of a dry run: a check each, the total, and what the numbers leave out."""
+    from stabilitykit.report.text import aligned
+
     shown = [column for column in COLUMNS if any(one.cost.get(column) for one in planned)] or ["forwards"]
     rows = [["check", *(COLUMNS[column] for column in shown), "about"]]
     rows += [[one.check_id, *(f"{one.cost.get(c, 0):,}" for c in shown), _time(one.seconds)] for one in planned]
     known = [one.seconds for one in planned if one.seconds is not None]
     total = [f"{sum(one.cost.get(c, 0) for one in planned):,}" for c in shown]
     rows.append([f"{len(planned)} checks, profile {profile}", *total, _time(sum(known)) if known else "-"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return [*lines, *_remarks(planned)]
+    return [*aligned(rows, "<>"), *_remarks(planned)]
 
 
 def broken(records: Iterable[Record]) -> list[str]:

@@ -12,7 +12,7 @@ from stabilitykit.report.page import text
 from stabilitykit.report.templating import render
 from stabilitykit.report.text import shown
 from stabilitykit.report.verdicts import Verdict, verdict
-from stabilitykit.results.drift import Drift
+from stabilitykit.results.drift import URGENCY, Drift
 from stabilitykit.results.record import Record, Run
 
 Change = tuple[str, Any, Any]
@@ -32,9 +32,6 @@ MEANINGS = {
 }
 
 
-_KINDS = ("worse", "gone", "changed", "within", "followed", "better")
-
-
 @dataclass(frozen=True)
 class Pair:
     """A check in two runs: its records, the readings that moved, and what it was asked otherwise."""
@@ -49,7 +46,7 @@ class Pair:
     def moved(self) -> list[Drift]:
         """The readings that are not the same, what is worse first."""
         other = (drift for drift in self.drifts if drift.kind != "same")
-        return sorted(other, key=lambda drift: _KINDS.index(drift.kind))
+        return sorted(other, key=lambda drift: URGENCY.index(drift.kind))
 
     @property
     def verdicts(self) -> tuple[str, str]:

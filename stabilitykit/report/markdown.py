@@ -27,7 +27,7 @@ def summary(run: Run, records: Sequence[Record]) -> str:
     ordered = sorted(records, key=lambda record: urgency(record.verdict))
     head = [f"### Floating-point stability: {plain(tally(records))}", "", *(f"> {plain(note)}\n" for note in run.notes)]
     bad = [record for record in ordered if verdict(record.verdict).tone == "bad"]
-    rows = [_row(record, record.message.split("\n")[0] or _sentence(record)) for record in bad]
+    rows = [_row(record, record.headline) for record in bad]
     lines = head + (["| verdict | check | finding |", "|---|---|---|", *rows, ""] if rows else [])
     lines += ["<details><summary>All checks</summary>", "", "| verdict | check | readings |", "|---|---|---|"]
     lines += [_row(record, said(record, _WIDTH)) for record in ordered]
@@ -46,10 +46,6 @@ def code(text: object) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", visible)), default=0))
     # A table's cell ends at a bar even within a code span, unless it is escaped.
     return f"{fence} {visible} {fence}".replace("|", "\\|") if visible else ""
-
-
-def _sentence(record: Record) -> str:
-    return record.result.sentence if record.result else ""
 
 
 def _row(record: Record, text: str) -> str:

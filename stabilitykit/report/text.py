@@ -8,6 +8,7 @@ reversible, and `unguarded` gives the exact text back. Escapes are Python's: `\n
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _BACK = {escape[1]: character for character, escape in _NAMED.items()} | {"\\": "\\"}
@@ -35,6 +36,16 @@ def unguarded(cell: str) -> str:
 def shortened(text: str, width: int) -> str:
     """Return `text` cut to `width` characters, with three dots where it was cut."""
     return text if len(text) <= width else text[: max(width - 3, 0)] + "..."
+
+
+def aligned(rows: Sequence[Sequence[str]], sides: str = "<") -> list[str]:
+    """Return a line a row, its columns under each other; `sides` has `<` or `>` a column, the last for all more."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    placed = sides + sides[-1] * (len(widths) - len(sides))
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, placed, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _escaped(text: str, keep: str) -> str:

@@ -10,6 +10,9 @@ Kind = Literal["same", "within", "better", "followed", "worse", "changed", "gone
 """Gone: the baseline has the reading and this result has not. Changed: neither side is better, and they differ.
 Followed: the same, but another reading of the check moved for the better and none for the worse."""
 
+URGENCY: tuple[Kind, ...] = ("worse", "gone", "changed", "within", "followed", "better", "same")
+"""In reading order: what needs a person first."""
+
 BROKEN: tuple[Kind, ...] = ("worse", "changed", "gone")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stabilitykit.results.drift import URGENCY
+
 if TYPE_CHECKING:
     from stabilitykit.results.drift import Drift
     from stabilitykit.results.limit import Bound
@@ -98,7 +100,7 @@ def render_drift(
     """Return the message of a broken baseline: as `render`, with what was there before and what else has changed."""
     below = [[explanation], list(commands)]
     room = _LINES - 2 - sum(1 + len(block) for block in below if block)
-    moved = sorted((drift for drift in drifts if drift.kind != "same"), key=lambda drift: _URGENT.index(drift.kind))
+    moved = sorted((drift for drift in drifts if drift.kind != "same"), key=lambda drift: URGENCY.index(drift.kind))
     first = moved[0]
     more = sum(drift.broken for drift in moved) - 1
     told = (
@@ -109,7 +111,6 @@ def render_drift(
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-_URGENT = ("worse", "gone", "changed", "within", "followed", "better")
 _VERBS = {"worse": "is worse than", "changed": "is not", "gone": "has left"}
 
 

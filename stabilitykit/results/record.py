@@ -46,6 +46,11 @@ class Record:
     baseline: Mapping[str, Any] = field(default_factory=dict)
     known: str = ""
 
+    @property
+    def headline(self) -> str:
+        """What to read first: the failure's first line, else the finding."""
+        return self.message.split("\n", 1)[0] or (self.result.sentence if self.result else "")
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""
         plain = {name: to_plain(getattr(self, name)) for name in self.__dataclass_fields__ if name != "result"}

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from stabilitykit.report.text import guarded, shortened, shown, unguarded
+from stabilitykit.report.text import aligned, guarded, shortened, shown, unguarded
 
 FORMULA = "=+-@\t\r\n＝＋－＠"
 
@@ -51,3 +51,15 @@ def test_what_does_not_print_is_shown_as_an_escape() -> None:
 def test_shortened_keeps_the_width() -> None:
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("abcdefg", 6) == "abc..."
+
+
+@pytest.mark.parametrize(
+    ("sides", "lines"),
+    [
+        ("<", ["a    bb  c", "aaa  b   cc"]),
+        (">", ["  a  bb   c", "aaa   b  cc"]),
+        ("<>", ["a    bb   c", "aaa   b  cc"]),
+    ],
+)
+def test_columns_stand_under_each_other_without_blanks_at_the_end(sides: str, lines: list[str]) -> None:
+    assert aligned([["a", "bb", "c"], ["aaa", "b", "cc"]], sides) == lines
