@@ -24,13 +24,14 @@ def directions(dim: int, basis: Tensor | None = None) -> st.SearchStrategy[Direc
     random directions never meet is often two of them. Expand a draw by `draw.expand(basis)`.
     """
     index = st.integers(0, dim - 1)
+    # Of one term it would be an axis by another name, and a finding would shrink to either.
     terms = st.lists(
-        st.tuples(index, _COEFFICIENTS.filter(bool)), min_size=1, max_size=min(4, dim), unique_by=lambda term: term[0]
+        st.tuples(index, _COEFFICIENTS.filter(bool)), min_size=2, max_size=min(4, dim), unique_by=lambda term: term[0]
     )
     drawn: dict[str, st.SearchStrategy[Any] | None] = {
         "axis": st.integers(0, 2 * dim - 1).map(lambda drawn: (drawn // 2, -1 if drawn % 2 else 1)),
         "subspace": None if basis is None else _combinations(len(basis)),
-        "sparse": terms.map(tuple),
+        "sparse": None if dim == 1 else terms.map(tuple),
         "sign": st.tuples(_SEEDS.map(lambda row: row % (1 << (dim - 1).bit_length()))),
         "gaussian": st.tuples(_SEEDS),
     }
