@@ -18,7 +18,8 @@ def pytest_stability_load_model(spec: str, dtype: str, settings: Settings) -> An
 
         def pytest_stability_load_model(spec):
             if spec.startswith("engine:"):
-                return stabilitykit.adopt(build(spec.removeprefix("engine:")), spec=spec)
+                model, tokenizer = build(spec.removeprefix("engine:"))
+                return stabilitykit.adopt(model, tokenizer, spec=spec)
     """
 
 

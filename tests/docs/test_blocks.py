@@ -18,6 +18,7 @@ OWN_TEST = {
     "docs/defects.md": "measurements/test_defects_page.py",
     "docs/drift.md": "traces/test_drift_page.py",
     "docs/endpoint.md": "endpoints/test_endpoint_page.py",
+    "docs/extending.md": "plugin/test_extending_page.py",
     "docs/gain.md": "measurements/test_gain_page.py",
     "docs/kernels.md": "measurements/test_kernels_page.py",
     "docs/landscape.md": "measurements/test_landscape_page.py",
@@ -45,7 +46,7 @@ SMALLER = {
     "sk.Regimes(directions)": "sk.Regimes(directions[:1], points=1, replicates=100)",
     "n=256": "n=16",
     'FlipScan(("v1", "v2", "v3"))': 'FlipScan(("v1",), cells=2, points=3)',
-    "strategies.settings_for(stability.profile, stability.settings.seed)": "settings(max_examples=2, database=None)",
+    "strategies.settings_for(stability.profile, stability.settings.seed)": "settings(max_examples=2, database=None, deadline=None)",
     "shifts=32": "shifts=2",
 }
 
