@@ -39,7 +39,7 @@ class CausalLMSubject(Subject):
     give the same logits; the same call twice gives the same bits, unless `allow_noise`; no lane sees its neighbours.
     Threads and attention kernel are the ambient ones and are never changed here.
 
-    Cost of construction: 3 forwards of the prompt at batch 1 and 2 + draws at the batch shape.
+    Cost of construction: 2 forwards of the prompt at batch 1 (3 with a prefix) and 2 + draws at the batch shape.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class CausalLMSubject(Subject):
         self._tap = locate(site, self.anatomy, self.model)
         self._needs_head = site == "logits" or self._tap.module not in {None, *self.anatomy.base.modules()}
         self._prefixes: dict[int, Prefix] = {}
+        self._relatives: dict[tuple[str, int], CausalLMSubject] = {}
         self.arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext
         embeddings = self._embed()
         moving = 1 if rows == "last" else len(embeddings)

@@ -45,30 +45,33 @@ def prove(subject: CausalLMSubject) -> Proofs:
     UnsupportedError where embeddings do not reproduce the ids' logits, which is of the model: a subject moved to an
     embedding without an id inherits it. InvalidError where a repeated call differs.
     """
-    if not _repeats(subject):
+    alone, repeats = _alone(subject)
+    if not repeats:
         unproved = {"ids_equal_embeddings": False, "repeatable": False, "lanes_independent": False}
-        return replace(_proofs(subject), **unproved, note="equal calls differ")
+        return replace(_proofs(subject, alone), **unproved, note="equal calls differ")
     if not subject.moved:
         _require_embeddings(subject)
-    if lanes_independent(subject):
-        return _proofs(subject)
+    if lanes_independent(subject, alone):
+        return _proofs(subject, alone)
     for experts in EXPERTS if subject.has_experts else ():
         subject.use_experts(experts)
-        if lanes_independent(subject):
-            return replace(_proofs(subject), note=f"lanes mix under the model's experts; measured with {experts}")
+        alone = _evaluate(subject, subject.copies(subject.batch))
+        if lanes_independent(subject, alone):
+            note = f"lanes mix under the model's experts; measured with {experts}"
+            return replace(_proofs(subject, alone), note=note)
     batch, subject.batch = subject.batch, 1
     subject.use_experts(None)
-    return replace(_proofs(subject), note=f"lanes of a batch of {batch} see each other; measured at batch 1")
+    note = f"lanes of a batch of {batch} see each other; measured at batch 1"
+    return replace(_proofs(subject, alone[:1]), note=note)
 
 
-def lanes_independent(subject: CausalLMSubject) -> bool:
+def lanes_independent(subject: CausalLMSubject, alone: Tensor) -> bool:
     """Return whether x0 in random slots among random neighbours keeps the bits it has there among copies of itself.
 
-    Cost: 1 + DRAWS batches. A batch of one has no neighbours.
+    `alone` (B, M) are the outputs among copies. Cost: DRAWS batches. A batch of one has no neighbours.
     """
     if subject.batch == 1:
         return True
-    alone = _evaluate(subject, subject.copies(subject.batch))
     for seed in range(DRAWS):
         X, kept = _crowd(subject, seed)
         if bool(rows_differ(_evaluate(subject, X), alone)[kept].any()):
@@ -115,8 +118,11 @@ def _require_embeddings(subject: CausalLMSubject) -> None:
         )
 
 
-def _repeats(subject: CausalLMSubject) -> bool:
-    """Return whether two equal calls give equal bits; InvalidError if they do not and noise was not allowed."""
+def _alone(subject: CausalLMSubject) -> tuple[Tensor, bool]:
+    """Return the outputs of x0 in every slot, and whether a second equal call gives their bits.
+
+    InvalidError if it does not and noise was not allowed.
+    """
     x0 = subject.copies(subject.batch)
     first, second = _evaluate(subject, x0), _evaluate(subject, x0)
     same = bits_equal(first, second)
@@ -126,17 +132,16 @@ def _repeats(subject: CausalLMSubject) -> bool:
             f"{subject.name} is not repeatable: {changed} of {subject.batch} rows differ between two equal calls "
             f"[{name_of(subject.x0.dtype)}, {subject.path}]; only RunToRun is meaningful: pass allow_noise=True for it"
         )
-    return same
+    return first, same
 
 
-def _proofs(subject: CausalLMSubject) -> Proofs:
-    rows = _evaluate(subject, subject.copies(subject.batch))
+def _proofs(subject: CausalLMSubject, alone: Tensor) -> Proofs:
     prefix = subject._prefixes.get(subject.batch)
     return Proofs(
         ids_equal_embeddings=True,
         repeatable=True,
         lanes_independent=True,
-        slots_equal=not bool(rows_differ(rows, rows[:1].expand_as(rows)).any()),
+        slots_equal=not bool(rows_differ(alone, alone[:1].expand_as(alone)).any()),
         cache_shared=None if prefix is None else prefix.shared,
         draws=DRAWS if subject.batch > 1 else 0,
     )

@@ -25,7 +25,7 @@ def copied(subject: CausalLMSubject, **changes: Any) -> CausalLMSubject:
     other = copy.copy(subject)
     for name in REMEMBERED:
         other.__dict__.pop(name, None)
-    other.__dict__.update(changes, _prefixes={}, _noise=None)
+    other.__dict__.update(changes, _prefixes={}, _relatives={}, _noise=None)
     return other
 
 
@@ -52,11 +52,14 @@ def varied(subject: CausalLMSubject, **changes: Any) -> CausalLMSubject:
 def of_lengths(subject: CausalLMSubject, lengths: Sequence[int]) -> Iterator[CausalLMSubject]:
     """Yield the prompt cut to each length (repeated where it is shorter), on all its paths, at batch 1.
 
-    A last embedding that is no token's stays the last one. UnsupportedError if the whole prompt was given as numbers.
+    Each is proved once: several measurements ask for the same ones. A last embedding that is no token's stays the last
+    one. UnsupportedError if the whole prompt was given as numbers.
     """
     if subject.moved and subject.rows == "all":
         raise UnsupportedError(f"{subject.name}: a whole prompt given as embeddings has no other lengths")
     for path in subject.paths:
         for length in lengths:
-            ids = [subject.ids[i % len(subject.ids)] for i in range(length)]
-            yield varied(subject, prompt=ids, path=path, batch=1)
+            if (path, length) not in subject._relatives:
+                ids = [subject.ids[i % len(subject.ids)] for i in range(length)]
+                subject._relatives[path, length] = varied(subject, prompt=ids, path=path, batch=1)
+            yield subject._relatives[path, length]

@@ -31,6 +31,7 @@ OWN_TEST = {
     "docs/readout.md": "measurements/test_readout_page.py",
     "docs/weights.md": "measurements/test_weights_page.py",
 }
+SHORT = settings(max_examples=2, database=None, deadline=None)
 SMALLER = {
     '"smollm2"': '"tiny"',
     "batch=64": "batch=16",
@@ -46,7 +47,7 @@ SMALLER = {
     "sk.Regimes(directions)": "sk.Regimes(directions[:1], points=1, replicates=100)",
     "n=256": "n=16",
     'FlipScan(("v1", "v2", "v3"))': 'FlipScan(("v1",), cells=2, points=3)',
-    "strategies.settings_for(stability.profile, stability.settings.seed)": "settings(max_examples=2, database=None, deadline=None)",
+    "strategies.settings_for(stability.profile, stability.settings.seed)": "settings(SHORT)",
     "shifts=32": "shifts=2",
 }
 
@@ -85,6 +86,7 @@ def test_the_blocks_run_in_order(page, tmp_path, monkeypatch):
     names = {
         "__name__": __name__,
         "settings": settings,
+        "SHORT": SHORT,
         "my_softmax": lambda X: torch.softmax(X, -1),
         "x0": torch.linspace(-1, 1, 8),
     }

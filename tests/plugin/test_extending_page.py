@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-BUILD = "\n\ndef build(name):\n    assert name == 'mine'\n    loaded = stabilitykit.load('tiny')\n    return loaded.model, loaded.tokenizer\n"
+BUILD = """
+
+def build(name):
+    assert name == "mine"
+    loaded = stabilitykit.load("tiny")
+    return loaded.model, loaded.tokenizer
+"""
 
 
 @pytest.fixture

@@ -61,10 +61,23 @@ def scripted(page: str, code: str) -> str:
     return allowed.replace("</body>", f"<script>{code}</script></body>")
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, run: Run, records: list[Record]) -> Path:
+    """The comparison of two runs, one of which had longer prompts and other verdicts."""
+    some = [record for record in records if record.check_id.startswith(("stability_fan", "singular_spectrum"))]
+    other = [replace(record, verdict="differs") for record in some]
+    wordy = replace(run, settings={**run.settings, "prompts": ["a long prompt " * 20]})
+    file = tmp_path_factory.mktemp("two") / "index.html"
+    file.write_text(page(beside(Report(run, tuple(some)), Report(wordy, tuple(other)))), encoding="utf-8")
+    return file
+
+
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("plots", [True, False], ids=["scripts", "no scripts"])
-def test_nothing_is_wider_than_the_window(index: Path, tmp_path: Path, width: int, plots: bool) -> None:
-    text = index.read_text(encoding="utf-8").replace("<details>", "<details open>")
+@pytest.mark.parametrize(("which", "plots"), [("index", True), ("index", False), ("two", True)])
+def test_nothing_is_wider_than_the_window(
+    request: pytest.FixtureRequest, tmp_path: Path, width: int, which: str, plots: bool
+) -> None:
+    text = request.getfixturevalue(which).read_text(encoding="utf-8").replace("<details>", "<details open>")
     if not plots:
         text = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     # A frame has the width asked for, where a window has a least width of its own.
@@ -164,14 +177,10 @@ def test_a_planted_script_does_not_run(index: Path, tmp_path: Path) -> None:
     assert "Content Security Policy" in log
 
 
-def test_two_runs_side_by_side_are_drawn_without_a_complaint(tmp_path: Path, run: Run, records: list[Record]) -> None:
-    some = [record for record in records if record.check_id.startswith(("stability_fan", "singular_spectrum"))]
-    other = [replace(record, verdict="differs") for record in some]
-    file = tmp_path / "beside.html"
-    file.write_text(page(beside(Report(run, tuple(some)), Report(run, tuple(other)))), encoding="utf-8")
-    dom, log = browse(file, tmp_path / "profile", "--window-size=1280,900")
+def test_two_runs_side_by_side_are_drawn_without_a_complaint(two: Path, tmp_path: Path) -> None:
+    dom, log = browse(two, tmp_path / "profile", "--window-size=1280,900")
     assert "CONSOLE" not in log
     tree = html5lib.parse(dom.replace(get_plotlyjs(), ""), namespaceHTMLElements=False)
     plots = [element for element in tree.iter("div") if element.get("class", "").startswith("plot ")]
     drawn = [plot for plot in plots if any("main-svg" in (e.get("class") or "") for e in plot.iter())]
-    assert len(drawn) == 2 * len(some)
+    assert len(drawn) == 4

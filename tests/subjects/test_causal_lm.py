@@ -197,6 +197,16 @@ def test_relatives_are_the_prompt_at_every_length_on_both_paths(llama):
     assert found == [(path, ids, 1) for path in ("prefill", "decode") for ids in cuts]
 
 
+def test_relatives_are_proved_once_and_belong_to_one_input(llama, monkeypatch):
+    subject = CausalLMSubject(llama, [1, 2, 3])
+    first = list(subject.relatives((1, 2)))
+    monkeypatch.setattr(CausalLMSubject, "forward", None)
+    assert all(one is other for one, other in zip(first, subject.relatives((1, 2)), strict=True))
+    monkeypatch.undo()
+    there = subject.at(subject.x0 + 1)
+    assert all(not torch.equal(one.x0, other.x0) for one, other in zip(first, there.relatives((1, 2)), strict=True))
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_neighbours_are_embeddings_of_other_tokens_as_the_model_makes_them(family):
     loaded = load(f"tiny:{family}")
