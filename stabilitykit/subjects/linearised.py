@@ -144,6 +144,7 @@ def check(subject: CausalLMSubject, J: LinearMap) -> dict[str, Any]:
     random = np.random.Generator(np.random.PCG64(1))
     # About of unit length, an exact power of two below 2**20: float16 overflows at 65504.
     v = torch.from_numpy(random.integers(-(2**20), 2**20, size=subject.x0.numel()) * 2.0**-24)[None]
+    subject.counter.tangents += 1
     forward_primal, Jv, mode = products.jvp(subject.linear, v)
     Jv = Jv.double().cpu()
     Ju = J.apply_adjoint(Jv)
