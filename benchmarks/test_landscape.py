@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 import torch
-from conftest import PROMPT
 
 import stabilitykit as sk
+from conftest import PROMPT
 
 N, BATCH, SAMPLE, CLOSER = 101, 256, 32, 2.0**16
 

@@ -1,4 +1,4 @@
-"""Spectra against the study's way, in one run: a backward of the whole prompt for each output, then an SVD in float32."""
+"""Spectra against the study's way, in one run: a backward of the whole prompt an output, then an SVD in float32."""
 
 import time
 
@@ -11,6 +11,7 @@ TEXT = (
     "The capital of France is Paris, and the capital of Germany is Berlin; the two cities lie about nine hundred "
     "kilometres apart, which a train covers in eight hours and"
 )
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -93,7 +93,7 @@ def products_for(numbers: Sequence[int], subject: Subject) -> int:
     few = [number for number in numbers if number and not cheaper_whole(subject, number)]
     least = min(subject.baseline.shape[1], subject.x0.numel())
     whole = least if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
-    return whole + (budget(max(_FEW, 2 * max(few))) if few else 0)
+    return whole + (budget(_several(max(few), subject)) if few else 0)
 
 
 def singular_vectors(subject: Subject, count: int) -> Tensor:
@@ -106,15 +106,19 @@ def singular(subject: Subject, count: int) -> Triplets:
 
     Few come from products, 5, 10, 20 ... at a time, many from the dense Jacobian.
     """
-    H, outputs = subject.x0.numel(), subject.baseline.shape[1]
-    if count > H:
-        raise UsageError(f"v{count} does not exist: the input has {H} coordinates")
+    if count > subject.x0.numel():
+        raise UsageError(f"v{count} does not exist: the input has {subject.x0.numel()} coordinates")
     if cheaper_whole(subject, count):
         return triplets_of(subject, "all")
+    return triplets_of(subject, _several(count, subject))
+
+
+def _several(count: int, subject: Subject) -> int:
+    """Return how many vectors are computed where so many are asked for: 5, 10, 20 ..., and no more than there are."""
     several = _FEW
     while several < count:
         several *= 2
-    return triplets_of(subject, min(several, H, outputs))
+    return min(several, subject.x0.numel(), int(subject.baseline.shape[1]))
 
 
 def cheaper_whole(subject: Subject, count: int) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.numerics.spectrum import Triplets, dense, dense_bytes, top
+from stabilitykit.numerics.spectrum import Triplets, dense, dense_bytes, remeasured, top
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -248,6 +248,18 @@ def test_the_residual_measures_a_map_whose_halves_disagree() -> None:
     forward = float((found.v @ J.T - found.sigma[:, None] * found.u).norm())
     back = float((found.u @ skewed - found.sigma[:, None] * found.v).norm())
     assert float(found.residual) == pytest.approx(max(forward, back), rel=1e-9)
+
+
+def test_known_triplets_are_measured_anew_on_another_map() -> None:
+    J = CASES["square"]
+    known = top(LinearMap.of_matrix(J), 3, tolerance=1e-12, max_products=200)
+    moved = J + 1e-3 * random_matrix(30, 30, seed=5)
+    there = remeasured(LinearMap.of_matrix(moved), known)
+    assert there.products == 6
+    assert torch.equal(there.sigma, known.sigma)
+    torch.testing.assert_close(there.residual, true_residual(moved, known), rtol=1e-9, atol=1e-12)
+    assert (there.residual > 1e-4).all()
+    assert (remeasured(LinearMap.of_matrix(J), known).residual < 1e-10).all()
 
 
 def test_the_start_is_the_seed_and_nothing_else() -> None:
