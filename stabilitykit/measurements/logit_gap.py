@@ -18,7 +18,8 @@ class LogitGap:
     """D(x) = z_a - z_b for the two tokens of `pair`, of a subject whose outputs are logits.
 
     Its bits are those of the whole head: a product of two rows has others (on SmolLM2 in float32 every second logit, by
-    one unit in its last place), and near a tie a last bit is the answer. See `pair_logits` for what gives them. D is a float64 number, exact up to its own rounding.
+    one unit in its last place), and near a tie a last bit is the answer. See `pair_logits` for what gives them. D is a
+    float64 number, exact up to its own rounding.
     """
 
     subject: Subject
