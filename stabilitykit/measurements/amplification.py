@@ -18,7 +18,6 @@ from stabilitykit.measurements.smooth import ratio
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.lattice import RULES, Lattice, perturb
-from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.strategies.recipe import gaussians
 from stabilitykit.subjects.subject import Subject
@@ -30,7 +29,7 @@ STUDY_EPSILONS = tuple(10.0**-k for k in range(6, 20))
 PLATEAU, DOMINATED = 0.1, 1.0
 """Rounding shares below which a row shows the function's own gain, and from which on rounding makes the change."""
 
-PRODUCTS = 60
+PRODUCTS = 240
 
 METRICS = (
     Metric("magnification_realised", "output/input", "lower", "largest |dy| / |dx|, dx as it is after rounding"),
@@ -88,7 +87,7 @@ def amplify(block: Subject, steps: Steps, about: Mapping[str, Any]) -> Finding:
     """Return what the block does to each step: realised, true and nominal magnification, and their readings.
 
     dx = x(s) - x0 and dy = f(x(s)) - y0 with the y0 of the row's own slot; dy64 is that of the float64 twin at the very
-    same inputs. Without a twin or derivatives those columns are nan. Cost: one row a step and one of the twin, 60
+    same inputs. Without a twin or derivatives those columns are nan. Cost: one row a step and one of the twin, 240
     products at most, and a noise floor.
     """
     try:
@@ -106,9 +105,8 @@ def amplify(block: Subject, steps: Steps, about: Mapping[str, Any]) -> Finding:
 
 def _largest_gain(block: Subject) -> tuple[float, Tensor | None]:
     """Return the spectral norm and v1 of the derivative at x0, from products; nan and None where there are none."""
-    J = LinearMap(block.jvp, block.vjp, (block.baseline.shape[1], block.x0.numel()))
     try:
-        triplets = spectrum.top(J, 1, max_products=PRODUCTS)
+        triplets = spectrum.top(block.linear_map(), 1, max_products=PRODUCTS)
     except UnsupportedError:
         return math.nan, None
     return float(triplets.sigma[0]), triplets.v

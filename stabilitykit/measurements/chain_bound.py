@@ -56,7 +56,7 @@ def chain_bound(subject: CausalLMSubject, linear: Linear, sigmas: Mapping[str, f
     # A narrow dtype rounds the products too coarsely to tell; there the swap proof has the say.
     if not (defect <= math.sqrt(torch.finfo(subject.x0.dtype).eps) and subject.screens):
         return ChainBound(math.nan, _norm(whole), defect, "the blocks one after another are not the model")
-    first = float(spectrum.top(embedding, 1, tolerance=1e-3, max_products=20).sigma[0])
+    first = float(spectrum.top(embedding, 1, tolerance=1e-3).sigma[0])
     return ChainBound(first * math.prod(sigmas[name] for name in names), _norm(whole), defect)
 
 
@@ -78,7 +78,7 @@ def _embedding(subject: CausalLMSubject) -> LinearMap:
     entering = subject.on_prefill().copied(
         batch=1, site="embed", _tap=locate("embed", subject.anatomy, subject.model), _needs_head=False
     )
-    return LinearMap(entering.jvp, entering.vjp, (entering.baseline.shape[1], entering.x0.numel()))
+    return entering.linear_map()
 
 
 def _norm(rows: Tensor) -> float:

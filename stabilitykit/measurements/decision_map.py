@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabilitykit.measurements.logit_gap import LogitGap
+from stabilitykit.measurements.pair_logits import Told, narrowed, whole
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.bits import same_bits
 from stabilitykit.numerics.grid import Mask
@@ -81,7 +83,7 @@ def evaluated(gap: LogitGap, grid: Inputs, again: int | None) -> DecisionMap:
     twice = _turned(_spread(order, N if again is None else again))
     with bar(N + int((twice >= 0).sum()), "map", "input") as progress:
         pairs, third = _run(gap, grid, order, progress.update)
-        others, again_third = _run(gap, grid, twice, progress.update)
+        others, again_third = _run(gap, grid, twice, progress.update, narrow=False)
     known = twice[twice >= 0]
     same = same_bits(others[known], pairs[known]).all(dim=1).numpy() & (again_third[known] == third[known])
     D = (pairs[:, 0].double() - pairs[:, 1].double()).numpy()
@@ -95,17 +97,25 @@ def runs(distinct: int, again: int | None, batch: int) -> int:
     return batch * (once + (once if again is None else min(once, math.ceil(again / batch))))
 
 
-def _run(gap: LogitGap, grid: Inputs, order: Numbers, done: Callable[[int], object]) -> tuple[Tensor, Mask]:
-    """Return (z_a, z_b) of every input in `order` (Q, B), (N, 2), and whether a third token leads; -1 is x0."""
+def _run(
+    gap: LogitGap, grid: Inputs, order: Numbers, done: Callable[[int], object], *, narrow: bool = True
+) -> tuple[Tensor, Mask]:
+    """Return (z_a, z_b) of every input in `order` (Q, B), (N, 2), and whether a third token leads; -1 is x0.
+
+    The second run of an input is never narrowed: it holds the two ways of reading against each other.
+    """
     pairs = torch.zeros(len(grid), 2, dtype=gap.subject.baseline.dtype)
     third = np.zeros(len(grid), dtype=bool)
+    read: Callable[[Tensor], Told] | None = None if narrow else partial(whole, gap)
     for numbers in order:
         X, slots = gap.subject.copies(gap.subject.batch), np.flatnonzero(numbers >= 0)
         X[torch.from_numpy(slots)] = grid.rows(numbers[slots]).to(X)
-        Z = gap.subject.finite(gap.subject.evaluate(X))
-        chosen = Z[:, list(gap.pair)]
-        pairs[numbers[slots]] = chosen[slots].cpu()
-        third[numbers[slots]] = (Z.amax(dim=1) > chosen.amax(dim=1)).cpu().numpy()[slots]
+        if read is None:
+            told, read = narrowed(gap, X)
+        else:
+            told = read(X)
+        pairs[numbers[slots]] = told.pairs[slots].cpu()
+        third[numbers[slots]] = told.third.cpu().numpy()[slots]
         done(len(slots))
     return pairs, third
 

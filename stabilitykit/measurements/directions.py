@@ -1,28 +1,18 @@
-"""Directions by name, by recipe or by numbers, and a store so that one subject's singular vectors exist once."""
+"""Directions by name, by recipe or by numbers."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.spectrum import cheaper_whole, leading
+from stabilitykit.measurements.triplet_store import triplets_of
 from stabilitykit.numerics.bits import name_of
-from stabilitykit.results.plain import to_plain
-from stabilitykit.subjects.environment import environment, numeric_key
+from stabilitykit.numerics.spectrum import Triplets, budget
 from stabilitykit.subjects.subject import Subject
 
 
@@ -36,35 +26,11 @@ class Recipe(Protocol):
         """Return the direction, (H,) float64."""
 
 
-class Singular(NamedTuple):
-    """Singular values (k,), largest first, and right singular vectors (k, H), both float64."""
-
-    sigma: Tensor
-    v: Tensor
-
-
 Directions = Tensor | str | Recipe | Sequence[str | Recipe]
 
 _NAME = re.compile(r"(-?)v([1-9][0-9]*)")
 _WITHIN = re.compile(r"(-?)v([1-9][0-9]*|_middle|_last)")
-_memory: dict[str, Singular] = {}
-_of_functions: WeakKeyDictionary[object, dict[str, Singular]] = WeakKeyDictionary()
-_folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
-
-
-@contextmanager
-def vectors_in(folder: Path) -> Iterator[None]:
-    """Share singular vectors of the work inside through a folder, so that several workers compute them once."""
-    token = _folder.set(folder)
-    try:
-        yield
-    finally:
-        _folder.reset(token)
-
-
-def derived_folder() -> Path | None:
-    """Return the folder that workers share what they derive from a subject through, if there is one."""
-    return _folder.get()
+_FEW = 5
 
 
 def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]]:
@@ -125,8 +91,9 @@ def number_within(one: Any, subject: Subject) -> int:
 def products_for(numbers: Sequence[int], subject: Subject) -> int:
     """Return the most products that these singular vectors take; 0 is none of them."""
     few = [number for number in numbers if number and not cheaper_whole(subject, number)]
-    whole = int(subject.baseline.shape[1]) if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
-    return whole + (max(60, 8 * max(few)) if few else 0)
+    least = min(subject.baseline.shape[1], subject.x0.numel())
+    whole = least if any(numbers) and len(few) < sum(map(bool, numbers)) else 0
+    return whole + (budget(_several(max(few), subject)) if few else 0)
 
 
 def singular_vectors(subject: Subject, count: int) -> Tensor:
@@ -134,56 +101,27 @@ def singular_vectors(subject: Subject, count: int) -> Tensor:
     return singular(subject, count).v
 
 
-def singular(subject: Subject, count: int) -> Singular:
-    """Return at least the first `count` singular values and right singular vectors of the subject, signs fixed.
+def singular(subject: Subject, count: int) -> Triplets:
+    """Return at least the first `count` singular triplets of the subject, signs fixed; see `triplets_of`.
 
-    Computed once for a subject and numeric environment: kept in memory, and in the folder of `vectors_in` if one is
-    set, behind a lock. Few vectors come from products, many from the dense Jacobian; both are kept, so that asking for
-    many does not move a last bit of the first. The batch shape does not change the map, so it is not part of the key.
-    A subject without a digest of its weights, such as a bare function, is known by the object alone and shares nothing.
+    Few come from products, 5, 10, 20 ... at a time, many from the dense Jacobian.
     """
-    H = subject.x0.numel()
-    if count > H:
-        raise UsageError(f"v{count} does not exist: the input has {H} coordinates")
-    described = subject.describe()
-    key, named = subject_key(subject), "model_digest" in described
-    memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
+    if count > subject.x0.numel():
+        raise UsageError(f"v{count} does not exist: the input has {subject.x0.numel()} coordinates")
     if cheaper_whole(subject, count):
-        key += "-all"
-    if key not in memory or len(memory[key].sigma) < count:
-        memory[key] = _shared(key, subject, count) if named else _compute(subject, count)
-    return memory[key]
+        return triplets_of(subject, "all")
+    return triplets_of(subject, _several(count, subject))
 
 
-def _shared(key: str, subject: Subject, count: int) -> Singular:
-    folder = _folder.get()
-    if folder is None:
-        return _compute(subject, count)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npz"
-    with FileLock(f"{path}.lock"):
-        if path.exists() and len((stored := _stored(path)).sigma) >= count:
-            return stored
-        found = _compute(subject, count)
-        partial = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(partial, sigma=found.sigma.numpy(), v=found.v.numpy())
-        partial.replace(path)
-        return found
+def _several(count: int, subject: Subject) -> int:
+    """Return how many vectors are computed where so many are asked for: 5, 10, 20 ..., and no more than there are."""
+    several = _FEW
+    while several < count:
+        several *= 2
+    return min(several, subject.x0.numel(), int(subject.baseline.shape[1]))
 
 
-def _stored(path: Path) -> Singular:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Singular(torch.from_numpy(arrays["sigma"]), torch.from_numpy(arrays["v"]))
-
-
-def _compute(subject: Subject, count: int) -> Singular:
-    triplets = leading(subject, max(count, min(5, subject.x0.numel(), subject.baseline.shape[1])))
-    return Singular(triplets.sigma, triplets.v)
-
-
-def subject_key(subject: Subject, without: Sequence[str] = ("batch", "proofs")) -> str:
-    """Return the digest of a subject's description and numeric environment, by which what is derived of it is kept."""
-    identity = {key: value for key, value in subject.describe().items() if key not in without}
-    setting = numeric_key(environment(getattr(subject, "loaded", None)))
-    text = json.dumps([to_plain(identity), setting, type(subject).__qualname__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def cheaper_whole(subject: Subject, count: int) -> bool:
+    """Whether the products of the dense J are fewer than the about 12 for each of `count` vectors."""
+    least = min(subject.baseline.shape[1], subject.x0.numel())
+    return 12 * count > least >= count

@@ -24,6 +24,7 @@ from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.resolution import step_columns
+from stabilitykit.numerics.spectrum import budget
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import adopt
@@ -53,7 +54,7 @@ class GainByDtype(Measurement):
     of both v1, `gain_difference` and the angle of both output changes at the length nearest to `at`. "float64" among
     `dtypes` is a plain cast, in which most models still round to float32. A dtype that the model refuses has a row that
     says so. UsageError for parameters that mean nothing; UnsupportedError without true float64. Cost: a copy of the
-    weights, the proofs of a new subject, up to 60 products and a forward a length, for each dtype.
+    weights, the proofs of a new subject, up to 80 products and a forward a length, for each dtype.
     """
 
     dtypes: Sequence[str] = ("float32", "bfloat16")
@@ -84,7 +85,7 @@ class GainByDtype(Measurement):
         """Expected rows: proofs, baseline and steps of each dtype, and the products of its spectrum."""
         many = len({name_of(subject.x0.dtype), *self.dtypes}) + 1
         each = 3 + (6 + 1 + math.ceil(len(self.epsilons) / subject.batch)) * subject.batch
-        return Cost(forwards=many * each + 3 * subject.batch, backwards=60 * (many + 1))
+        return Cost(forwards=many * each + 3 * subject.batch, backwards=budget(1) * (many + 2))
 
     def find(self, subject: Subject) -> Finding:
         """Measure each dtype in turn, and compare."""

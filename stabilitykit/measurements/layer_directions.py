@@ -22,7 +22,7 @@ Row = dict[str, Any]
 DEFINED = 1.3
 """sigma_1 / sigma_2 of a block from which on its first direction is one, and not any of a plane."""
 
-_TOLERANCE, _PRODUCTS = 1e-4, 160
+_TOLERANCE, _PRODUCTS = 1e-4, 800
 
 
 def one_token(attended: LinearMap, fed: LinearMap, *, parallel: bool = False) -> LinearMap:

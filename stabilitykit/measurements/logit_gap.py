@@ -17,9 +17,9 @@ from stabilitykit.subjects.subject import Subject
 class LogitGap:
     """D(x) = z_a - z_b for the two tokens of `pair`, of a subject whose outputs are logits.
 
-    The whole head runs, not its two rows: a product of two rows has other bits (on SmolLM2 in float32 every second
-    logit, by one unit in its last place), and near a tie a last bit is the answer. The rest of the logits then says at
-    no cost whether a third token leads. D is a float64 number, exact up to its own rounding.
+    Its bits are those of the whole head: a product of two rows has others (on SmolLM2 in float32 every second logit, by
+    one unit in its last place), and near a tie a last bit is the answer. See `pair_logits` for what gives them. D is a
+    float64 number, exact up to its own rounding.
     """
 
     subject: Subject

@@ -17,6 +17,7 @@ from stabilitykit.measurements.part_rows import Row, attributed, refused, spectr
 from stabilitykit.measurements.parts import Course, Linear, Part, children, follow, inside, relative
 from stabilitykit.measurements.progress import bar
 from stabilitykit.measurements.submodule_profile import block_number, with_modules
+from stabilitykit.numerics.spectrum import budget
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.branches import norm_bound
 from stabilitykit.subjects.causal_lm import CausalLMSubject
@@ -44,7 +45,7 @@ class ModuleSpectrum(Measurement):
     prefill path. Arrays: `sigma_1`, `gain_observed`, `alignment`, `share` (rows,), `parts`.
 
     UsageError for a block or module that does not exist, UnsupportedError for a subject without modules. Cost: about
-    20 products of each part, a forward for each module, and 1 to 2 forwards for each part's share. Source: promised by
+    40 products of each part, a forward for each module, and 1 to 2 forwards for each part's share. Source: promised by
     the study's experiment 5, which has only the whole model's Jacobian.
     """
 
@@ -53,7 +54,7 @@ class ModuleSpectrum(Measurement):
     inside: int | None = None
     replace: bool = True
     tolerance: float = 1e-3
-    max_products: int = 24
+    max_products: int = budget(1)
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("sigma_1", "output/input", "lower", "largest singular value of the whole subject"),
@@ -93,8 +94,8 @@ class ModuleSpectrum(Measurement):
             raise UsageError(f"inside={self.inside!r} is no count of blocks; give 0 or more, or None for all")
         if not self.tolerance > 0:
             raise UsageError(f"tolerance={self.tolerance!r} is never met; give a positive number")
-        if self.max_products < 4:
-            raise UsageError(f"max_products={self.max_products} cannot give a singular value; allow at least 4")
+        if self.max_products < 9:
+            raise UsageError(f"max_products={self.max_products} cannot give a singular value; allow at least 9")
 
     def cost(self, subject: Subject) -> Cost:
         """Upper bound of whole forwards; products of single modules are none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics import spectrum
-from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.numerics.linear_map import LinearMap, Product
 from stabilitykit.numerics.spectrum import Triplets
 from stabilitykit.subjects.branches import branches, heaviest, norm_bound
 from stabilitykit.subjects.calls import FOREIGN, Call, recorded
@@ -69,19 +69,19 @@ class Linear:
 
     def map_of(self, modules: Sequence[str], scale: float = 1.0, identity: bool = False) -> LinearMap:
         """Return scale J_n ... J_1 of modules that follow each other, plus the identity if asked."""
-        chain = [self.alone(name) for name in modules]
-        shape = (chain[-1].baseline.shape[1], chain[0].x0.numel())
+        chain = [self.alone(name).linear_map() for name in modules]
 
-        def through(products: Iterable[Callable[[Tensor], Tensor]], rows: Tensor) -> Tensor:
+        def through(products: Iterable[Product], rows: Tensor) -> Tensor:
             state = rows
             for product in products:
-                state = product(state).double().cpu()
+                state = product(state)
             return scale * state + rows if identity else scale * state
 
         return LinearMap(
-            lambda V: through((one.jvp for one in chain), V),
-            lambda U: through((one.vjp for one in reversed(chain)), U),
-            shape,
+            lambda V: through((one.apply for one in chain), V),
+            lambda U: through((one.apply_adjoint for one in reversed(chain)), U),
+            (chain[-1].shape[0], chain[0].shape[1]),
+            min(one.rows for one in chain),
         )
 
     def top(self, part: Part, tolerance: float, max_products: int, *, identity: bool = False) -> Triplets:

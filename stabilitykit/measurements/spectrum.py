@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.triplet_store import TOLERANCE, computed, held, triplets_of
 from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.numerics.spectrum import Triplets
@@ -22,17 +23,19 @@ _SHOWN = 16
 class SingularSpectrum(Measurement):
     """Singular values of the Jacobian J = dy/dx at x0: sigma_1 is the local Lipschitz constant of exact arithmetic.
 
-    `k` values from products alone (Golub-Kahan-Lanczos with full reorthogonalisation), or "all" from the dense J in
-    float64. Readings: sigma_i and residual_i (output units per input unit; a true singular value lies within the
-    residual), `gap` = (sigma_1 - sigma_2) / sigma_1, `adjoint_defect` of the two products. Arrays: `sigma` (k,),
-    `residual` (k,), `v` (k, H), `u` (k, M). UsageError for an impossible k, InvalidError for non-finite products or an
-    adjoint defect over its bound. Cost: at most `max_products` products, about 4 k to 8 k; "all": M reverse products.
-    Source: Golub & Kahan 1965; the study's experiment 2 computed the dense J for five of its vectors.
+    `k` values from products alone (block Krylov with full reorthogonalisation), or "all" from the dense J in float64.
+    Readings: sigma_i and residual_i (output units per input unit; a true singular value lies within the residual),
+    `gap` = (sigma_1 - sigma_2) / sigma_1, `adjoint_defect` of the two products. Arrays: `sigma` (k,), `residual` (k,),
+    `v` (k, H), `u` (k, M). UsageError for an impossible k, InvalidError for non-finite products or an adjoint defect
+    over its bound, UnsupportedError where the dense J does not fit. With the default tolerance and budget, triplets
+    that another check has computed are taken, and only their residuals measured: 2 k products. Cost: 4 to 9 rounds of
+    2 k + 6 rows, at most `max_products` (None: 20 k + 60); "all": min(M, H). Source: Golub, Luk & Overton 1981; the
+    study's experiment 2 computed the dense J for five of its vectors.
     """
 
     k: int | Literal["all"] = 5
-    tolerance: float = 1e-5
-    max_products: int = 60
+    tolerance: float = TOLERANCE
+    max_products: int | None = None
 
     causes: ClassVar[tuple[str, ...]] = (
         "a prompt whose last token sits where the model is steep",
@@ -50,15 +53,18 @@ class SingularSpectrum(Measurement):
         return (*_indexed(_SHOWN if self.k == "all" else min(self.k, _SHOWN)), _GAP, _ADJOINT)
 
     def cost(self, subject: Subject) -> Cost:
-        """Expected products: M reverse for "all", else the budget."""
+        """Upper bound: M or H products for "all", the fewer, else the budget, and three that prove them adjoint."""
+        least = min(subject.baseline.shape[1], subject.x0.numel())
         if self.k == "all":
-            return Cost(backwards=subject.baseline.shape[1])
-        return Cost(forwards=self.max_products // 2, backwards=self.max_products // 2)
+            return Cost(backwards=least + 3)
+        most = spectrum.budget(self.k) if self.max_products is None else self.max_products
+        return Cost(forwards=most // 2 + 3, backwards=most // 2)
 
     def find(self, subject: Subject) -> Finding:
         """Compute the triplets, after the products have proved that they belong to one map."""
-        stated = checked_linearisation(subject)
-        triplets = self.triplets(subject)
+        J = subject.linear_map()
+        stated = checked_linearisation(subject, J)
+        triplets = held(subject, J, self.k) if self._usual else self._computed(J)
         shown = min(len(triplets.sigma), _SHOWN)
         values = {f"sigma_{i + 1}": float(triplets.sigma[i]) for i in range(shown)}
         values |= {f"residual_{i + 1}": float(triplets.residual[i]) for i in range(shown)}
@@ -76,10 +82,14 @@ class SingularSpectrum(Measurement):
 
     def triplets(self, subject: Subject) -> Triplets:
         """Return the triplets themselves, for measurements that need the vectors."""
-        J = LinearMap(subject.jvp, subject.vjp, (subject.baseline.shape[1], subject.x0.numel()))
-        if self.k == "all":
-            return spectrum.dense(J)
-        return spectrum.top(J, self.k, tolerance=self.tolerance, max_products=self.max_products)
+        return triplets_of(subject, self.k) if self._usual else self._computed(subject.linear_map())
+
+    def _computed(self, J: LinearMap) -> Triplets:
+        return computed(J, self.k, self.tolerance, self.max_products)
+
+    @property
+    def _usual(self) -> bool:
+        return self.max_products is None and self.tolerance == TOLERANCE
 
 
 _GAP = Metric("gap", "", "neither", "relative distance of the first two singular values; near 0 v1 is arbitrary")
@@ -97,9 +107,9 @@ def _indexed(count: int) -> tuple[Metric, ...]:
     )
 
 
-def checked_linearisation(subject: Subject) -> Mapping[str, Any]:
-    """Return what the subject states of its products, nothing if it states nothing; InvalidError over its bound."""
-    stated = subject.linearisation()
+def checked_linearisation(subject: Subject, J: LinearMap) -> Mapping[str, Any]:
+    """Return what the subject states of products of J, nothing if it states nothing; InvalidError over its bound."""
+    stated = subject.linearisation(J)
     if not stated:
         return {}
     defect, bound = float(stated["adjoint_defect"]), float(stated["adjoint_bound"])
@@ -118,15 +128,3 @@ def _sentence(triplets: Triplets) -> str:
         f"A tiny change of the last embedding grows at most {sigma:.6g} times (residual {residual:.2g}, "
         f"{triplets.products} products): the local Lipschitz constant of exact arithmetic.{unfinished}"
     )
-
-
-def leading(subject: Subject, count: int) -> Triplets:
-    """Return at least the first `count` triplets, from as few products as give them; all of them if `cheaper_whole`."""
-    k: int | Literal["all"] = "all" if cheaper_whole(subject, count) else count
-    return SingularSpectrum(k=k, max_products=max(60, 8 * count)).triplets(subject)
-
-
-def cheaper_whole(subject: Subject, count: int) -> bool:
-    """Whether the M reverse products of the dense J are fewer than the 4 to 8 for each of `count` vectors."""
-    outputs, inputs = subject.baseline.shape[1], subject.x0.numel()
-    return 4 * count > outputs and count <= min(outputs, inputs)

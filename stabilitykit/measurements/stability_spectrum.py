@@ -14,12 +14,12 @@ from torch import Tensor
 from stabilitykit import strategies
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding
-from stabilitykit.measurements.directions import Singular, singular
+from stabilitykit.measurements.directions import products_for, singular
 from stabilitykit.measurements.radii import Rows, readings_of, sentence_of
 from stabilitykit.measurements.rays import RaySearch, Row, check_count, search
 from stabilitykit.measurements.smooth import smooth_changes
-from stabilitykit.measurements.spectrum import cheaper_whole
 from stabilitykit.numerics.correlation import partial_spearman, rank_interval, spearman
+from stabilitykit.numerics.spectrum import Triplets
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.subject import Subject
 
@@ -73,8 +73,7 @@ class StabilitySpectrum(RaySearch):
     def cost(self, subject: Subject) -> Cost:
         """Return the expected rows, products counted as backwards."""
         wanted = self.numbers(subject)
-        whole = cheaper_whole(subject, max(wanted))
-        products = subject.baseline.shape[1] if whole else max(60, 8 * max(wanted))
+        products = products_for([max(wanted)], subject)
         rays = len(wanted) * (1 + self.both_signs) + self.control
         return self.expected(subject, rays) + Cost(backwards=products + self.control)
 
@@ -116,7 +115,7 @@ class StabilitySpectrum(RaySearch):
             noise=subject.noise_floor().sentence,
         )
 
-    def _rays(self, subject: Subject, known: Singular, wanted: Sequence[int]) -> tuple[Tensor, list[str], list[Row]]:
+    def _rays(self, subject: Subject, known: Triplets, wanted: Sequence[int]) -> tuple[Tensor, list[str], list[Row]]:
         """Return the directions, their labels, and the first columns of their rows."""
         floor = null_below(known.sigma, subject)
         signs = (1, -1) if self.both_signs else (1,)

@@ -18,9 +18,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
-from stabilitykit.measurements.directions import derived_folder, subject_key
 from stabilitykit.measurements.tie_point import TiePoint, reading_logits
 from stabilitykit.measurements.tie_solver import MAX_ULP, tie_point
+from stabilitykit.measurements.triplet_store import derived_folder, subject_key
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.plain import from_plain, to_plain
 from stabilitykit.subjects.subject import Subject

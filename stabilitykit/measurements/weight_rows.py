@@ -27,6 +27,8 @@ SPECTRAL = ("spectral_norm", "nuclear_norm", "least_singular", "stable_rank", "c
 TOLERANCE = 1e-4
 """Relative residual to which a spectral norm is iterated."""
 
+_PRODUCTS = 400
+
 
 def statistics(tensor: Tensor) -> tuple[dict[str, Any], Census]:
     """Return every statistic of a weight's elements and its census; all but the count of them nan if one is not finite.
@@ -94,7 +96,7 @@ def spectral(tensor: Tensor, how: str) -> dict[str, float]:
     """Return what the singular values of a matrix say, nan for what is none; `how` is none, norm or all.
 
     Of a stack of matrices (experts) the largest spectral norm and condition, the least value and stable rank, and the
-    sum of nuclear norms. norm: Lanczos products to a residual of `TOLERANCE`; what needs all values is nan.
+    sum of nuclear norms. norm: products to a residual of `TOLERANCE`; what needs all values is nan.
     """
     nothing = dict.fromkeys(SPECTRAL, math.nan)
     if how == "none" or tensor.dim() < 2 or min(tensor.shape[-2:]) < 2 or not tensor.numel():
@@ -123,7 +125,7 @@ def spectral(tensor: Tensor, how: str) -> dict[str, float]:
 
 
 def _norm(A: Tensor) -> float:
-    return float(top(LinearMap.of_matrix(A), 1, tolerance=TOLERANCE).sigma[0])
+    return float(top(LinearMap.of_matrix(A), 1, tolerance=TOLERANCE, max_products=_PRODUCTS).sigma[0])
 
 
 def place(row: Mapping[str, Any]) -> dict[str, str]:

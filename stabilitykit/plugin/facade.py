@@ -175,7 +175,7 @@ class Stability:
 
     def _sharing(self) -> AbstractContextManager[None]:
         """Let xdist workers share singular vectors, which would otherwise be computed in each of them."""
-        from stabilitykit.measurements.directions import vectors_in
+        from stabilitykit.measurements.triplet_store import vectors_in
 
         return vectors_in(self._vectors) if self._vectors else nullcontext()
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
-from stabilitykit.subjects import experts, noise, oracle, products, proofs, states, variants
+from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.subjects import experts, linearised, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
@@ -218,9 +219,18 @@ class CausalLMSubject(Subject):
         self.counter.backwards += len(U)
         return products.vjp(self, U)[1]
 
-    def linearisation(self) -> dict[str, Any]:
-        """Return both primal digests and the adjoint check with its bound; two products."""
-        return products.check(self)
+    @cached_property
+    def linear(self) -> CausalLMSubject:
+        """This function as its derivatives are taken; see `linearised.linear`."""
+        return linearised.linear(self)
+
+    def linear_map(self) -> LinearMap:
+        """Return J at x0 as a map whose forwards are run once, and kept as long as the map."""
+        return linearised.linear_map(self)
+
+    def linearisation(self, J: LinearMap | None = None) -> dict[str, Any]:
+        """Return both primal digests and the adjoint check of J with its bound; three products."""
+        return linearised.check(self, J or self.linear_map())
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the subject, with the proofs it rests on."""

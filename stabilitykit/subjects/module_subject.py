@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_map_only
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import bits_equal, name_of
+from stabilitykit.numerics.linear_map import LinearMap, Product
 from stabilitykit.subjects import experts, products
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.linearised import Linearised, rows_at_once
 from stabilitykit.subjects.precision import double_of, require_smooth, true_float64
 from stabilitykit.subjects.states import by_token
 from stabilitykit.subjects.subject import Subject
@@ -103,6 +105,20 @@ class ModuleSubject(Subject):
         """Return J'u at x0 for each row of (k, H_out), through the module alone."""
         self.counter.calls += 1
         return products.vjp(self, U)[1]
+
+    def linear_map(self) -> LinearMap:
+        """Return J at x0 as a map whose forwards through the module are run once, and kept as long as the map."""
+        kept, M, H = Linearised(self), self.baseline.shape[1], self.x0.numel()
+        rows = rows_at_once([self.module], max(M, H), len(self.parent.ids), self.x0.element_size())
+
+        def counted(product: Product) -> Product:
+            def run(vectors: Tensor) -> Tensor:
+                self.counter.calls += 1
+                return product(vectors)
+
+            return run
+
+        return LinearMap(counted(kept.jvp), counted(kept.vjp), (M, H), rows)
 
     def describe(self) -> dict[str, Any]:
         """Return the parent's description with the module in it."""

@@ -8,23 +8,17 @@ J v is then the gradient of <J'u, v> by u.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stabilitykit.errors import UnsupportedError
-from stabilitykit.numerics.digest import digest
-
-if TYPE_CHECKING:
-    from stabilitykit.subjects.causal_lm import CausalLMSubject
 
 
 class Differentiable(Protocol):
@@ -121,34 +115,3 @@ def _own_deprecations_quiet() -> Iterator[None]:
 def _refusal(subject: Differentiable, mode: str, error: Exception) -> str:
     reason = str(error).splitlines()[0]
     return f"{subject.name} ({type(subject.model).__name__}, {subject.path}) has no {mode} derivative: {reason}"
-
-
-def bound(subject: CausalLMSubject) -> float:
-    """The stated bound on the adjoint defect: the square root of the machine epsilon, that of float32 for float64.
-
-    Norms and softmaxes of most models round to float32 whatever the model's dtype.
-    """
-    return math.sqrt(max(torch.finfo(subject.x0.dtype).eps, torch.finfo(torch.float32).eps))
-
-
-def check(subject: CausalLMSubject) -> dict[str, Any]:
-    """Return the adjoint defect |<u, J v> - <J'u, v>| / (|u| |J v|), its bound, and the digests of both primals.
-
-    `forward_mode` is the way of J v: after "reverse mode twice" the defect compares kernels, not independent rules.
-    """
-    random = np.random.Generator(np.random.PCG64(1))
-    # About of unit length, an exact power of two below 2**20: float16 overflows at 65504.
-    v = torch.from_numpy(random.integers(-(2**20), 2**20, size=subject.x0.numel()) * 2.0**-24)[None]
-    forward_primal, Jv, mode = jvp(subject, v)
-    reverse_primal, Ju = vjp(subject, Jv)
-    Jv, Ju, u = Jv.double(), Ju.double(), Jv.double()
-    scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Jv)
-    defect = float(((u * Jv).sum() - (Ju * v.to(Ju)).sum()).abs() / scale)
-    return {
-        "adjoint_defect": defect,
-        "adjoint_bound": bound(subject),
-        "forward_mode": mode,
-        "forward_primal": digest(forward_primal[0]),
-        "reverse_primal": digest(reverse_primal[0]),
-        "primal_distance": float((forward_primal[0] - reverse_primal[0]).double().norm()),
-    }

@@ -15,6 +15,7 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of, same_bits
 from stabilitykit.numerics.digest import digest
+from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects import noise, precision
 from stabilitykit.subjects.measurable import Counter, Measurable
 from stabilitykit.subjects.noise import NoiseFloor
@@ -63,7 +64,16 @@ class Subject(Measurable):
         """Return J'u at x0 for each row of (k, M), as (k, H)."""
         raise UnsupportedError(f"{self.name} has no reverse derivative")
 
-    def linearisation(self) -> dict[str, Any]:
+    @property
+    def linear(self) -> Subject:
+        """The subject whose derivative is taken for this one's: the same function, perhaps on a cheaper path."""
+        return self
+
+    def linear_map(self) -> LinearMap:
+        """Return J at x0 as a map known by its products."""
+        return LinearMap(self.jvp, self.vjp, (self.baseline.shape[1], self.x0.numel()))
+
+    def linearisation(self, J: LinearMap | None = None) -> dict[str, Any]:
         """Say at which primal the products are taken, and what was checked about them."""
         return {}
 

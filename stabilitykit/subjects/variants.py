@@ -16,7 +16,7 @@ from stabilitykit.subjects.subject import checked
 if TYPE_CHECKING:
     from stabilitykit.subjects.causal_lm import CausalLMSubject
 
-REMEMBERED = ("baseline", "baseline_state", "screens")
+REMEMBERED = ("baseline", "baseline_state", "screens", "linear")
 """What a subject has found out at its own x0, in its own batch shape and on its own path."""
 
 
@@ -25,7 +25,7 @@ def copied(subject: CausalLMSubject, **changes: Any) -> CausalLMSubject:
     other = copy.copy(subject)
     for name in REMEMBERED:
         other.__dict__.pop(name, None)
-    other.__dict__.update(changes, _prefixes={}, _relatives={}, _noise=None)
+    other.__dict__.update({"_prefixes": {}, "_relatives": {}, "_noise": None, **changes})
     return other
 
 

@@ -10,8 +10,9 @@ import torch
 
 from stabilitykit import strategies
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements import directions
-from stabilitykit.measurements.directions import resolve, singular, singular_vectors, vectors_in
+from stabilitykit.measurements import triplet_store
+from stabilitykit.measurements.directions import resolve, singular, singular_vectors
+from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import adopt, load
@@ -24,7 +25,7 @@ IDS = [3, 10, 17, 24]
 
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch):
-    monkeypatch.setattr(directions, "_memory", {})
+    monkeypatch.setattr(triplet_store, "_memory", {})
 
 
 def linear(*diagonal):
@@ -67,6 +68,13 @@ def test_vectors_are_computed_once(loaded):
     assert products(subject) == spent
 
 
+def test_both_paths_have_the_same_vectors(loaded):
+    """In exact arithmetic they are one function, and directions that searches share must not depend on the path."""
+    prefill, decode = (CausalLMSubject(loaded, IDS, path=path) for path in ("prefill", "decode"))
+    assert bits_equal(singular_vectors(prefill, 3), singular_vectors(decode, 3))
+    assert products(prefill) > products(decode) == 0
+
+
 def test_more_vectors_than_stored_are_computed_again(loaded):
     subject = CausalLMSubject(loaded, IDS)
     stored = len(singular_vectors(subject, 1))
@@ -96,7 +104,7 @@ def test_all_vectors_come_from_the_dense_jacobian_once_and_leave_the_first_alone
         every = singular(subject, 64)
         assert subject.counter.backwards == spent + 64
         assert bits_equal(singular_vectors(subject, 2), first)
-        directions._memory.clear()
+        triplet_store._memory.clear()
         assert bits_equal(singular(subject, 40).v, every.v)
         assert bits_equal(singular_vectors(subject, 2), first)
         assert subject.counter.backwards == spent + 64
@@ -139,12 +147,12 @@ def test_a_function_at_another_point_is_another_map():
 
 
 def test_vectors_of_functions_are_forgotten_with_them():
-    before = len(directions._of_functions)
+    before = len(triplet_store._of_functions)
     subject = linear(1.0, 2.0, 3.0, 4.0)
     singular_vectors(subject, 1)
-    assert len(directions._of_functions) == before + 1
+    assert len(triplet_store._of_functions) == before + 1
     del subject
-    assert len(directions._of_functions) == before
+    assert len(triplet_store._of_functions) == before
 
 
 # --- between processes
@@ -155,10 +163,10 @@ def test_a_folder_keeps_vectors_for_the_next_worker(loaded, tmp_path):
     with vectors_in(tmp_path / "vectors"):
         first = singular_vectors(subject, 2)
         spent = products(subject)
-        directions._memory.clear()
+        triplet_store._memory.clear()
         assert bits_equal(singular_vectors(subject, 2), first)
         assert products(subject) == spent
-    directions._memory.clear()
+    triplet_store._memory.clear()
     assert bits_equal(singular_vectors(subject, 2), first)
     assert products(subject) > spent, "outside the folder they are computed again, to the same bits"
     (file,) = (tmp_path / "vectors").glob("*.npz")
@@ -167,13 +175,13 @@ def test_a_folder_keeps_vectors_for_the_next_worker(loaded, tmp_path):
         assert np.array_equal(stored["sigma"], singular(subject, 2).sigma.numpy())
 
 
-def test_a_folder_that_holds_too_few_is_written_anew(loaded, tmp_path):
+def test_a_folder_that_holds_too_few_gets_more(loaded, tmp_path):
     subject = CausalLMSubject(loaded, IDS)
     with vectors_in(tmp_path):
         stored = len(singular_vectors(subject, 1))
-        directions._memory.clear()
+        triplet_store._memory.clear()
         assert len(singular_vectors(subject, stored + 1)) > stored
-        directions._memory.clear()
+        triplet_store._memory.clear()
         spent = products(subject)
         assert len(singular_vectors(subject, stored + 1)) > stored
         assert products(subject) == spent
@@ -183,7 +191,8 @@ WORKER = """
 import sys
 from pathlib import Path
 import numpy as np
-from stabilitykit.measurements.directions import singular_vectors, vectors_in
+from stabilitykit.measurements.directions import singular_vectors
+from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 

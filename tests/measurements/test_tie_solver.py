@@ -8,9 +8,9 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements import tie_store
-from stabilitykit.measurements.directions import vectors_in
 from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, tie_point
 from stabilitykit.measurements.tie_store import tie_of
+from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.numerics.bits import bits_equal, spacing
 
 W = torch.tensor([[1.0, 2.0, -1.0], [0.5, -1.0, 2.0], [-3.0, 0.0, 0.25]])

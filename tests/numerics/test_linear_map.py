@@ -40,21 +40,40 @@ def test_every_row_of_either_product_is_counted(J: Tensor) -> None:
     assert linear_map.products == 7
 
 
-@pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (64, [5])])
-def test_the_dense_matrix_comes_from_adjoint_products_in_batches(J: Tensor, batch: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("rows", "sizes"), [(1, [1] * 3), (2, [2, 1]), (3, [3]), (64, [3])])
+@pytest.mark.parametrize("wide", [True, False])
+def test_the_dense_matrix_comes_from_its_narrower_side_so_many_rows_at_once(
+    J: Tensor, rows: int, sizes: list[int], wide: bool
+) -> None:
+    matrix = J.T if wide else J
     seen: list[int] = []
 
-    def adjoint(U: Tensor) -> Tensor:
-        seen.append(len(U))
-        return U @ J
+    def product(vectors: Tensor) -> Tensor:
+        seen.append(len(vectors))
+        return vectors @ (matrix if wide else matrix.T)
+
+    def unasked(vectors: Tensor) -> Tensor:
+        raise AssertionError("products of the longer side are not needed")
+
+    forward, adjoint = (unasked, product) if wide else (product, unasked)
+    linear_map = LinearMap(forward, adjoint, (matrix.shape[0], matrix.shape[1]), rows)
+    assert torch.equal(linear_map.dense(), matrix)
+    assert seen == sizes
+    assert linear_map.products == 3
+
+
+def test_no_product_is_asked_for_more_rows_than_it_takes(J: Tensor) -> None:
+    seen: list[int] = []
 
     def forward(V: Tensor) -> Tensor:
-        raise AssertionError("no forward product is needed")
+        seen.append(len(V))
+        return V @ J.T
 
-    linear_map = LinearMap(forward, adjoint, (5, 3))
-    assert torch.equal(linear_map.dense(batch), J)
-    assert seen == sizes
-    assert linear_map.products == 5
+    linear_map = LinearMap(forward, lambda U: U @ J, (5, 3), rows=2)
+    V = matrix(5, 3, seed=1)
+    assert torch.equal(linear_map.apply(V), torch.cat([some @ J.T for some in V.split(2)]))
+    assert seen == [2, 2, 1]
+    assert linear_map.transposed().rows == 2
 
 
 def test_vectors_come_back_as_float64_whatever_is_inside(J: Tensor) -> None:

@@ -20,7 +20,7 @@ from stabilitykit.measurements.boundary import FirstChange
 from stabilitykit.measurements.determinism import BatchInvariance, RunToRun
 from stabilitykit.measurements.spectrum import SingularSpectrum
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.subjects import products
+from stabilitykit.subjects import linearised
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.precision import double_of, true_float64
@@ -231,7 +231,7 @@ def test_the_spectrum_is_the_slope_of_the_float64_twin(family, path, batch):
     """sigma_1 in float32 against a central difference of the twin along v_1, and the defect against its bound."""
     subject, twin = subject_of(family, path, batch), twin_of(family, path, batch)
     result = SingularSpectrum(k=2).measure(subject)
-    assert result.readings["adjoint_defect"].value < products.bound(subject)
+    assert result.readings["adjoint_defect"].value < linearised.bound(subject)
     assert result.subject["linearisation"]["forward_mode"] == TABLE[family].mode
     v, h = torch.from_numpy(result.arrays["v"][:1]), 1e-6
     slope = (twin(twin.x0 + h * v) - twin(twin.x0 - h * v)).norm() / (2 * h)
@@ -261,7 +261,7 @@ def test_bfloat16_is_measured_alike(family, path, batch):
     exact = SingularSpectrum(k=2).measure(subject_of(family, path, batch)).readings["sigma_1"].value
     result = SingularSpectrum(k=2).measure(subject)
     assert result.readings["sigma_1"].value == pytest.approx(exact, rel=0.05)
-    assert result.readings["adjoint_defect"].value < products.bound(subject)
+    assert result.readings["adjoint_defect"].value < linearised.bound(subject)
     assert RunToRun(runs=2).measure(subject).verdict == "pass"
 
 

@@ -147,7 +147,7 @@ def test_each_twin_has_to_pass_the_self_test(loaded, monkeypatch):
 
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     model = nn.Linear(1024, 1024).requires_grad_(False)
-    monkeypatch.setattr("os.sysconf", lambda name: 1024)
+    monkeypatch.setattr("stabilitykit.numerics.memory.free_bytes", lambda device: 1024)
     with pytest.raises(sk.UnsupportedError, match=r"needs 0\.0 GiB for a copy of the weights and 0\.0 GiB are free"):
         double_of(model)
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from stabilitykit.measurements.spectrum import SingularSpectrum
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects import products
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.linearised import Linearised
 from stabilitykit.subjects.models import load
 
 IDS = [(7 * i + 3) % 258 for i in range(12)]
@@ -83,7 +84,8 @@ def test_forward_and_reverse_are_adjoint_and_their_primals_known(family, path):
     stated = subject.linearisation()
     assert 0 <= stated["adjoint_defect"] < 1e-5
     assert stated["adjoint_bound"] == pytest.approx(2.0**-11.5)
-    assert stated["reverse_primal"] == digest(subject.evaluate(subject.copies(1))[0])
+    assert stated["derivative_path"] == "decode"
+    assert stated["reverse_primal"] == digest(subject.copied(path="decode").evaluate(subject.copies(1))[0])
     assert stated["primal_distance"] < 1e-4
     assert (stated["forward_primal"] == stated["reverse_primal"]) == (stated["primal_distance"] == 0)
 
@@ -108,10 +110,11 @@ def test_every_dtype_keeps_its_bound(dtype):
     assert distance < {"float64": 1e-3, "bfloat16": 0.2, "float16": 0.02}[dtype] * exact.readings["sigma_1"].value
 
 
+@pytest.mark.parametrize("side", ["vjp", "jvp"])
 @pytest.mark.parametrize("path", ["prefill", "decode"])
-def test_a_planted_wrong_adjoint_stops_the_spectrum(monkeypatch, path):
-    right = products.vjp
-    monkeypatch.setattr(products, "vjp", lambda subject, U: (right(subject, U)[0], 1.001 * right(subject, U)[1]))
+def test_a_planted_wrong_product_stops_the_spectrum(monkeypatch, path, side):
+    right = getattr(Linearised, side)
+    monkeypatch.setattr(Linearised, side, lambda kept, rows: 1.001 * right(kept, rows))
     subject = CausalLMSubject(load("tiny:llama"), IDS, path=path)
     with pytest.raises(InvalidError, match="forward and reverse products are not adjoint"):
         SingularSpectrum(k=2).measure(subject)

@@ -1,0 +1,120 @@
+"""Singular triplets of a subject, computed once: kept in memory, and shared with other workers through a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from stabilitykit.numerics import spectrum
+from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.numerics.spectrum import Triplets
+from stabilitykit.results.plain import to_plain
+from stabilitykit.subjects.environment import environment, numeric_key
+from stabilitykit.subjects.subject import Subject
+
+TOLERANCE = 1e-5
+
+Wanted = int | Literal["all"]
+
+_memory: dict[str, Triplets] = {}
+_of_functions: WeakKeyDictionary[object, dict[str, Triplets]] = WeakKeyDictionary()
+_folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
+
+
+@contextmanager
+def vectors_in(folder: Path) -> Iterator[None]:
+    """Share singular triplets of the work inside through a folder, so that several workers compute them once."""
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def derived_folder() -> Path | None:
+    """Return the folder that workers share what they derive from a subject through, if there is one."""
+    return _folder.get()
+
+
+def triplets_of(subject: Subject, k: Wanted, J: LinearMap | None = None) -> Triplets:
+    """Return the k largest singular triplets of the subject's Jacobian to TOLERANCE, or all of them, from J if given.
+
+    Computed once for a subject and numeric environment, k by k, so that asking for many does not move a last bit of the
+    first. Batch shape and path do not change the map, so what is kept is that of `subject.linear`. A subject without a
+    digest of its weights, such as a bare function, is known by the object alone and shares nothing.
+    """
+    named = "model_digest" in subject.describe()
+    memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
+    key = f"{subject_key(subject.linear)}-{k}"
+    if key not in memory:
+
+        def compute() -> Triplets:
+            return computed(J or subject.linear_map(), k)
+
+        memory[key] = _shared(key, compute) if named else compute()
+    return memory[key]
+
+
+def held(subject: Subject, J: LinearMap, k: Wanted) -> Triplets:
+    """Return `triplets_of`, measured anew on J: a model may have changed under a description that is the same.
+
+    Kept triplets whose residuals have grown beyond their own, or the tolerance, are not those of J: J's own are.
+    `products` are those spent here. Cost: 2 k products, or those of computing them.
+    """
+    begin = J.products
+    kept = triplets_of(subject, k, J)
+    if J.products > begin:
+        return kept
+    now = spectrum.remeasured(J, kept)
+    allowed = torch.clamp(2 * kept.residual, min=TOLERANCE * float(kept.sigma[0]))
+    return now if bool((now.residual <= allowed).all()) else computed(J, k)
+
+
+def computed(J: LinearMap, k: Wanted, tolerance: float = TOLERANCE, max_products: int | None = None) -> Triplets:
+    """Return the triplets of a map, not kept."""
+    if k == "all":
+        return spectrum.dense(J)
+    return spectrum.top(J, k, tolerance=tolerance, max_products=max_products)
+
+
+def _shared(key: str, compute: Callable[[], Triplets]) -> Triplets:
+    folder = _folder.get()
+    if folder is None:
+        return compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.npz"
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return _stored(path)
+        found = compute()
+        partial = path.with_suffix(f".{os.getpid()}.npz")
+        arrays = {name: getattr(found, name).numpy() for name in ("sigma", "u", "v", "residual")}
+        np.savez(partial, **arrays, spent=np.array([found.products, found.converged]))
+        partial.replace(path)
+        return found
+
+
+def _stored(path: Path) -> Triplets:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: torch.from_numpy(stored[name]) for name in ("sigma", "u", "v", "residual")}
+        products, converged = stored["spent"].tolist()
+    return Triplets(**arrays, products=products, converged=bool(converged))
+
+
+def subject_key(subject: Subject, without: Sequence[str] = ("batch", "proofs")) -> str:
+    """Return the digest of a subject's description and numeric environment, by which what is derived of it is kept."""
+    identity = {key: value for key, value in subject.describe().items() if key not in without}
+    setting = numeric_key(environment(getattr(subject, "loaded", None)))
+    text = json.dumps([to_plain(identity), setting, type(subject).__qualname__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
