@@ -1,0 +1,197 @@
+"""From what is asked to a list of units that any machine can measure: the same list, with the same ids, everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import stabilitykit
+from stabilitykit.errors import IncomparableError, UnreadableError, UsageError
+from stabilitykit.results.atomic import atomic_write
+from stabilitykit.results.plain import to_plain
+from stabilitykit.sweeps.asked import Sweep
+from stabilitykit.sweeps.family import Family
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.models import LoadedModel
+
+NAME = "plan.json"
+_SHARD = re.compile(r"([0-9]+)/([1-9][0-9]*)")
+
+
+class Weights(NamedTuple):
+    """A model in a dtype, as it was when the sweep was planned."""
+
+    model: str
+    dtype: str
+    digest: str
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece: one question of one subject along a slice of directions, always measured as a whole.
+
+    Its slots, and so its bits, are its own: they do not depend on what else is measured, where, or in which order.
+    `id` is a digest of all that decides what is measured; `number` its place in the plan.
+    """
+
+    number: int
+    id: str
+    weights: Weights
+    prompt: str
+    family: Family | None = None
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def directions(self) -> str:
+        """The slice as one would say it, empty where the question has its own directions."""
+        return f"{self.family} {self.start + 1}-{self.stop}" if self.family else ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, and the weights that it is asked of."""
+
+    sweep: Sweep
+    weights: tuple[Weights, ...]
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """All units, in the order of models, dtypes, prompts, families and directions."""
+        slices = ((w, p, *s) for w in self.weights for p in self.sweep.prompts for s in self._slices(w.hidden_size))
+        return tuple(
+            Unit(number, self._id(weights, prompt, *which), weights, prompt, *which)
+            for number, (weights, prompt, *which) in enumerate(slices)
+        )
+
+    def shard(self, text: str) -> tuple[Unit, ...]:
+        """Return the units of part `i/N`, parts counted from 1; UsageError for what is no part.
+
+        A part is a run of neighbours: each subject costs its own proofs and noise floor wherever it is measured.
+        """
+        match = _SHARD.fullmatch(text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"shard {text!r} is no part i/N with i from 1 to N, such as 3/16")
+        part, parts = int(match[1]), int(match[2])
+        count = len(self.units)
+        return self.units[(part - 1) * count // parts : part * count // parts]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-plain data; equal for plans with equal units."""
+        version = {"stabilitykit": stabilitykit.__version__}
+        return {**version, **self.sweep.to_dict(), "weights": [one._asdict() for one in self.weights]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan of this version."""
+        asked = {name: value for name, value in data.items() if name not in ("stabilitykit", "weights")}
+        return cls(Sweep.from_dict(asked), tuple(Weights(**one) for one in data["weights"]))
+
+    def _slices(self, hidden_size: int) -> Iterator[tuple[Any, ...]]:
+        if not self.sweep.families:
+            yield ()
+        for family in self.sweep.families:
+            size, step = family.size(hidden_size), self.sweep.unit
+            yield from ((family, start, min(start + step, size)) for start in range(0, size, step))
+
+    def _id(self, weights: Weights, prompt: str, *which: Any) -> str:
+        """Return the digest of all that decides a unit's bits, but for the machine: 32 hexadecimal digits.
+
+        Of directions it has the integers that they are built of, or that they are this subject's own.
+        """
+        sweep = self.sweep
+        along = which[0].identity(*which[1:], sweep.seed) if which else None
+        identity = {
+            "stabilitykit": stabilitykit.__version__,
+            "question": [type(sweep.measurement()).__name__, sweep.measurement().parameters()],
+            "weights": [weights.digest, weights.dtype, sweep.attention, sweep.experts, dict(sweep.load_args)],
+            "subject": [prompt, sweep.path, sweep.batch, sweep.site],
+            "directions": along,
+        }
+        text = json.dumps(to_plain(identity), sort_keys=True)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def plan(sweep: Sweep, folder: str | Path | None = None, *, device: str = "cpu") -> Plan:
+    """Return the plan of a sweep: that of the folder if it has one, else made and written there.
+
+    Without a folder nothing is written. To make one, each model is loaded once in each dtype, for the digest of its
+    weights. UsageError where the folder's plan is of another sweep, IncomparableError where it is of another version.
+    """
+    path = None if folder is None else Path(folder) / NAME
+    if path is not None and path.exists():
+        found = read_plan(path.parent)
+        _refuse_other(path, found.sweep.to_dict(), sweep.to_dict())
+        return found
+    chosen = product(sweep.models, sweep.dtypes)
+    made = Plan(sweep, tuple(weights_of(load(sweep, model, dtype, device)) for model, dtype in chosen))
+    if path is not None:
+        write_plan(made, path.parent)
+    return made
+
+
+def write_plan(made: Plan, folder: Path) -> None:
+    """Write the plan into a folder; where another process was first, it must be the same plan."""
+    path = folder / NAME
+    if path.exists():
+        _refuse_other(path, read_plan(folder).to_dict(), made.to_dict())
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(made.to_dict(), indent=1, sort_keys=True) + "\n")
+
+
+def read_plan(folder: str | Path) -> Plan:
+    """Return the plan in a folder; UnreadableError without one, IncomparableError for one of another version."""
+    path = Path(folder) / NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["stabilitykit"]
+        if version == stabilitykit.__version__:
+            return Plan.from_dict(data)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UnreadableError(
+            f"{path} is no plan of a sweep; name the folder that a sweep was told with --out"
+        ) from None
+    raise IncomparableError(
+        f"{path} was planned by stabilitykit {version}, this is {stabilitykit.__version__}: its units are others; "
+        "go on with that version, or begin another folder"
+    )
+
+
+def load(sweep: Sweep, model: str, dtype: str, device: str) -> LoadedModel:
+    """Load a model as the sweep asks for it."""
+    from stabilitykit.subjects import models
+
+    chosen: dict[str, Any] = {name: getattr(sweep, name) for name in ("attention", "experts", "load_args")}
+    return models.load(model, dtype=dtype, device=device, **chosen)
+
+
+def weights_of(loaded: LoadedModel) -> Weights:
+    """Return what a plan says of a model."""
+    from stabilitykit.numerics.bits import name_of
+    from stabilitykit.subjects.anatomy import find
+
+    return Weights(loaded.spec, name_of(loaded.model.dtype), loaded.digest, find(loaded.model).hidden_size)
+
+
+def _refuse_other(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in dict.fromkeys([*then, *now]):
+        if then.get(name) != now.get(name):
+            raise UsageError(
+                f"{path} is of a sweep with {name} {_short(then.get(name))}, this one has {_short(now.get(name))}; "
+                "ask as that one did, or name another folder"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
