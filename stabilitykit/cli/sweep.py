@@ -95,7 +95,7 @@ def _sweep(given: argparse.Namespace, settings: Settings) -> Sweep:
         models=tuple(dict.fromkeys(settings.models)),
         dtypes=settings.dtypes,
         prompts=settings.prompts,
-        directions=tuple(filter(None, given.directions.split(","))),
+        directions=tuple(filter(None, map(str.strip, given.directions.split(",")))),
         parameters=dict(parsed(given.parameter or [], "parameter")),
         path=given.path,
         site=given.site,

@@ -63,6 +63,12 @@ class Sweep:
         whole("unit", self.unit, 1)
         if self.directions and self._field is None:
             raise UsageError(f"{self.question} takes no directions; leave them out")
+        try:
+            to_plain(self.parameters)
+        except TypeError:
+            raise UsageError(
+                f"parameters of a sweep are numbers, texts and lists of them, not {self.parameters}"
+            ) from None
         self.measurement()
         self.families  # noqa: B018 - read so that an unknown one is refused here
 

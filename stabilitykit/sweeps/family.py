@@ -92,7 +92,7 @@ class Family:
         """Return these members; `vectors(n)` gives at least n right singular vectors, (>= n, H)."""
         H = subject.x0.numel()
         if self.kind == "gaussian":
-            return gaussians(stop, H, seed)[start:]
+            return gaussians(stop - start, H, seed, start)
         if self.kind == "sign":
             return [Direction("sign", (row,), H) for row in range(start, stop)]
         if self.kind == "singular":
