@@ -85,10 +85,11 @@ class Bench:
         unit's bits would depend on the units before it.
         """
         assert self._subject is not None, "vectors are a subject's"
-        if count not in self._vectors:
-            subject = self._subject[2]
-            self._vectors[count] = leading(subject, max(count, min(_FEW, len(subject.x0)))).v
-        return self._vectors[count]
+        subject = self._subject[2]
+        computed = max(count, min(_FEW, len(subject.x0)))
+        if computed not in self._vectors:
+            self._vectors[computed] = leading(subject, computed).v
+        return self._vectors[computed]
 
 
 def cost_of(plan: Plan, units: Sequence[Unit], device: str) -> Cost:

@@ -1,16 +1,13 @@
 """Whoever measures which units, in which order, stopped however often: the merged bytes are those of a single run."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+import torch
 from filelock import FileLock
-from oracles.small_sweep import PROMPTS, asked
+from oracles.small_sweep import DIRECTIONS, PROMPTS, asked, begun, killed
 
 import stabilitykit as sk
 from stabilitykit import cli
@@ -20,47 +17,28 @@ from stabilitykit.sweeps import parts, shard
 from stabilitykit.sweeps.bench import Bench
 from stabilitykit.sweeps.plan import Weights
 
-WORDS = ("boundary", "--model=tiny", "--batch=4", "--unit=6", "--directions=gaussian:10,singular:3,fan:4,sign:2")
-
-
-def begun(folder, part):
-    """Start a process on a part, of one thread."""
-    (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
-    words = [*WORDS, "--prompts=prompts.txt", "--out=sweep", f"--shard={part}"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "stabilitykit", "sweep", *words], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def killed(process, folder):
-    """Kill it once it has left a unit; return which there were."""
-    try:
-        while not list((folder / "sweep" / "units").glob("*.json")):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    return sorted((folder / "sweep" / "units").glob("*.json"))
+WORDS = (
+    *("boundary", "--model=tiny", "--batch=4", "--unit=6", "--prompts=prompts.txt", "--out=sweep"),
+    f"--directions={','.join(DIRECTIONS)}",
+)
 
 
 def test_a_part_is_killed_and_goes_on_to_the_bytes_of_a_single_run(tmp_path, monkeypatch, capsys, same):
-    """Two parts, each a process; the first is killed in its middle, the second is not; who measures the last merges."""
-    found = killed(begun(tmp_path, "1/2"), tmp_path)
+    """One of two parts is killed in its middle, in a process of its own; who measures the last unit merges."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    found = killed(begun(tmp_path, *WORDS, "--shard=1/2"), tmp_path)
     assert 0 < len(found) < 5
     kept = {path: path.stat().st_mtime_ns for path in found}
-    assert not (tmp_path / "sweep" / "table.csv").exists()
-    second = begun(tmp_path, "2/2")
-    said, complaint = second.communicate(timeout=120)
-    assert (second.returncode, complaint) == (0, "")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["sweep", *WORDS, "--shard=2/2"]) == 0
+    said = capsys.readouterr().out
     assert "part 2/2 of 10 units: 5 measured, 0 there already" in said
     assert "other parts are missing" in said
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["sweep", *WORDS, "--prompts=prompts.txt", "--out=sweep", "--shard=1/2"]) == 0
+    assert not (tmp_path / "sweep" / "table.csv").exists()
+    assert cli.main(["sweep", *WORDS, "--shard=1/2"]) == 0
     said = capsys.readouterr().out
-    assert "10 units (10 measured), 38 rows" in said
     assert f"{5 - len(found)} measured, {len(found)} there already" in said
+    assert "10 units (10 measured), 38 rows" in said
     same(tmp_path / "sweep")
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items()), "measured twice"
 
@@ -79,7 +57,7 @@ def test_bits_do_not_depend_on_what_was_measured_before(single):
     bench, shuffled = Bench(plan), list(plan.units)
     random.Random(0).shuffle(shuffled)
     for number, unit in enumerate(shuffled):
-        found = (bench if number % 3 else Bench(plan)).measure(unit).result
+        found = (Bench(plan) if number in (3, 7) else bench).measure(unit).result
         known = parts.read(single, unit).result
         assert found.rows == known.rows
         for name, array in known.arrays.items():
@@ -163,10 +141,10 @@ def test_a_unit_that_another_process_has_is_left_to_it(tmp_path, single, monkeyp
 def test_two_that_measure_one_unit_at_once_do_no_harm(tmp_path, same):
     """Where locks do not work, as on some file systems, both write the same."""
     plan = sk.plan(asked(), tmp_path)
-    for _ in range(2):
-        bench = Bench(plan)
-        for unit in plan.units:
+    for bench in (Bench(plan), Bench(plan)):
+        for unit in plan.units[:2]:
             parts.write(tmp_path, bench.measure(unit))
+    sk.run_shard(plan, tmp_path)
     sk.merge(tmp_path)
     same(tmp_path)
 
@@ -180,12 +158,17 @@ def test_another_numeric_environment_is_refused_before_anything_is_measured(tmp_
         for part in ("2/2", "1/1"):
             with pytest.raises(sk.IncomparableError, match=r"would be measured with threads 2, and .* was with 1"):
                 sk.run_shard(plan, tmp_path, part)
-        assert numbers == []
+    assert numbers == []
+    torch.set_float32_matmul_precision("high")
+    try:
         assert sk.run_shard(plan, tmp_path, "2/2", mixed=True).measured == 1
-    with pytest.raises(
-        sk.IncomparableError, match=f"unit {plan.units[1].id} was measured with threads 2, and .* 1: their"
-    ):
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    with pytest.raises(sk.IncomparableError) as refused:
         sk.merge(tmp_path)
+    assert f"unit {plan.units[1].id} was measured with matmul_precision high, and {plan.units[0].id} was" in str(
+        refused.value
+    )
     frame = sk.merge(tmp_path, mixed=True).frame()
     assert frame.environment.nunique() == 2
 
