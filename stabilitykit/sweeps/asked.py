@@ -85,7 +85,10 @@ class Sweep:
         known = [one.name for one in fields(self._kind)]
         if unknown := [name for name in chosen if name not in known]:
             raise UsageError(f"{self.question} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
-        return self._kind(**chosen)
+        try:
+            return self._kind(**chosen)
+        except TypeError as error:
+            raise UsageError(f"{self.question} cannot be asked with the parameters {chosen}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data."""
@@ -118,7 +121,8 @@ def _is_asked_of_a_model(kind: Any) -> bool:
     from stabilitykit.subjects.causal_lm import CausalLMSubject
 
     base = stabilitykit.Measurement
-    return isinstance(kind, type) and issubclass(kind, base) and issubclass(CausalLMSubject, kind.needs)
+    asked = isinstance(kind, type) and issubclass(kind, base) and kind is not base
+    return asked and issubclass(CausalLMSubject, kind.needs)
 
 
 def _tuples(value: Any) -> Any:

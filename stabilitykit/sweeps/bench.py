@@ -32,7 +32,8 @@ class Bench:
     def __init__(self, plan: Plan, device: str = "cpu") -> None:
         self.plan = plan
         self.device = device
-        self._model: tuple[Weights, LoadedModel] | None = None
+        held = plan.held and plan.held[0] == device and (plan.weights[0], plan.held[1])
+        self._model: tuple[Weights, LoadedModel] | None = held or None
         self._subject: tuple[Weights, str, CausalLMSubject] | None = None
         self._vectors: dict[int, Tensor] = {}
 

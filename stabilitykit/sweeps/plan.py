@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -59,10 +59,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked, and the weights that it is asked of."""
+    """What is asked, and the weights that it is asked of.
+
+    `held` is the model that was loaded to make the plan, and on which device: whoever measures there need not again.
+    """
 
     sweep: Sweep
     weights: tuple[Weights, ...]
+    held: tuple[str, LoadedModel] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -132,11 +136,20 @@ def plan(sweep: Sweep, folder: str | Path | None = None, *, device: str = "cpu")
         found = read_plan(path.parent)
         _refuse_other(path, found.sweep.to_dict(), sweep.to_dict())
         return found
-    chosen = product(sweep.models, sweep.dtypes)
-    made = Plan(sweep, tuple(weights_of(load(sweep, model, dtype, device)) for model, dtype in chosen))
+    made = _made(sweep, device)
     if path is not None:
         write_plan(made, path.parent)
     return made
+
+
+def _made(sweep: Sweep, device: str) -> Plan:
+    """Load each model in each dtype, one at a time; the only one is held."""
+    weights, loaded = [], None
+    for model, dtype in product(sweep.models, sweep.dtypes):
+        loaded = None  # the next one may need the memory
+        loaded = load(sweep, model, dtype, device)
+        weights.append(weights_of(loaded))
+    return Plan(sweep, tuple(weights), (device, loaded) if loaded and len(weights) == 1 else None)
 
 
 def write_plan(made: Plan, folder: Path) -> None:

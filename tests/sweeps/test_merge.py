@@ -159,6 +159,15 @@ def test_any_question_of_a_subject_can_be_swept(tmp_path):
         assert rows.eps_stable.dropna().tolist() == [row["eps_stable"] for row in alone.rows if row["part"] == "ray"]
 
 
+def test_what_takes_one_direction_is_swept_one_by_one(tmp_path):
+    sweep = asked(question="staircase", directions=("gaussian:2",), prompts=PROMPTS[:1], unit=1, parameters={"n": 3})
+    sk.run_shard(sk.plan(sweep, tmp_path), tmp_path)
+    frame = sk.merge(tmp_path).frame()
+    assert list(dict.fromkeys(frame.directions)) == ["gaussian:2 1-1", "gaussian:2 2-2"]
+    with pytest.raises(sk.UsageError, match="a staircase climbs one direction, not 2"):
+        sk.run_shard(sk.plan(asked(question="staircase", directions=("gaussian:2",))), tmp_path / "two")
+
+
 def test_a_row_s_own_column_is_not_hidden_by_the_subject_s(tmp_path):
     """Rows of `GainByDtype` name dtypes of their own."""
     sweep = asked(question="gain_by_dtype", directions=(), prompts=PROMPTS[:1], parameters={})

@@ -149,6 +149,8 @@ def test_another_versions_plan_is_refused(tmp_path):
         ({"question": "nonsense"}, "'nonsense' is no question to sweep"),
         ({"question": "margins"}, "'margins' is no question to sweep"),
         ({"question": "uniform"}, "'uniform' is no question to sweep"),
+        ({"question": "measurement"}, "'measurement' is no question to sweep"),
+        ({"question": "zoom", "directions": ()}, "zoom cannot be asked with the parameters {}: "),
         ({"question": "landscape"}, "landscape takes no directions"),
         ({"parameters": {"bejond": 1}}, "boundary has no parameter 'bejond'; it has"),
         ({"parameters": {"beyond": -1}}, "beyond=-1 is no count"),

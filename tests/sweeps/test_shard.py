@@ -13,7 +13,7 @@ import stabilitykit as sk
 from stabilitykit import cli
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.noise import threads
-from stabilitykit.sweeps import parts, shard
+from stabilitykit.sweeps import parts
 from stabilitykit.sweeps.bench import Bench
 from stabilitykit.sweeps.plan import Weights
 
@@ -198,10 +198,16 @@ def _subject(dtype):
     return sk.CausalLMSubject(sk.load("tiny", dtype=dtype), PROMPTS[0], path="decode", batch=4)
 
 
-def test_only_one_model_and_subject_are_held(tmp_path):
-    bench = Bench(sk.plan(asked(directions=("gaussian:2",))))
+def test_only_one_model_and_subject_are_held(monkeypatch):
+    """And the model that the plan was made on is not loaded again."""
+    plan = sk.plan(asked(directions=("gaussian:2",)))
+    monkeypatch.setattr("stabilitykit.sweeps.bench.load", None)
+    bench = Bench(plan)
+    with pytest.raises(TypeError):
+        Bench(plan, "another").loaded(plan.units[0])
     first, second = (bench.subject(unit) for unit in bench.plan.units)
     assert first.loaded is second.loaded
     assert bench.subject(bench.plan.units[1]) is second
     assert not bits_equal(first.x0, second.x0)
-    assert shard.run_shard is sk.run_shard
+    two = sk.plan(asked(directions=("gaussian:2",), dtypes=("float32", "bfloat16")))
+    assert two.held is None
