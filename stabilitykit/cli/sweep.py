@@ -118,6 +118,7 @@ def _measured(made: Plan, given: argparse.Namespace, settings: Settings) -> Done
 
 def _ended(made: Plan, units: Sequence[Unit], done: Done, given: argparse.Namespace) -> tuple[int, list[str]]:
     """Say what was done; where no other part is missing, merge."""
+    from stabilitykit.report.text import shown
     from stabilitykit.sweeps.merge import is_whole, merge
 
     of = f"part {given.shard} of " if len(units) < len(made.units) else ""
@@ -125,7 +126,9 @@ def _ended(made: Plan, units: Sequence[Unit], done: Done, given: argparse.Namesp
     if done.damaged:
         said.append(f"{done.damaged} of the measured had a damaged file, which was replaced")
     if done.lost:
-        said.append(f"{done.lost} units were lost with their workers; the same command measures them")
+        said.append(
+            f"{done.lost} units were lost with their workers ({shown(done.why)}); the same command measures them"
+        )
     if not is_whole(Path(given.out), made):
         return 3 if done.lost else 0, [*said, "other parts are missing; who measures the last one merges them all"]
     status, lines = _told(merge(given.out, mixed=given.mixed))

@@ -36,9 +36,9 @@ def run_on_ray(plan: Plan, folder: str | Path, shard: str = "1/1", *, device: st
     make, count = _actors(ray, plan, device)
     with bar(len(left.units), "sweep", "unit") as progress:
         crowd = _Crowd(ray, folder, left, [make() for _ in range(min(count, len(left.units)))], progress.update)
-        measured = crowd.run()
-    lost = len(left.units) - measured
-    return Done(len(units), len(units) - len(left.units), measured, left.damaged, lost)
+        crowd.run()
+    lost = len(left.units) - crowd.measured
+    return Done(len(units), len(units) - len(left.units), crowd.measured, left.damaged, lost, crowd.why)
 
 
 class _Crowd:
@@ -48,12 +48,12 @@ class _Crowd:
         self.ray, self.folder, self.setting, self.seen = ray, folder, left.setting, seen
         self.coming = deque(left.units)
         self.busy: dict[Any, tuple[Any, Unit]] = {}
-        self.measured = 0
+        self.measured, self.why = 0, ""
         for actor in actors:
             self._next(actor)
 
-    def run(self) -> int:
-        """Go on until nothing is left or no actor is; return how many units were measured."""
+    def run(self) -> None:
+        """Go on until nothing is left or no actor is."""
         try:
             while self.busy:
                 (ended, *_), _ = self.ray.wait(list(self.busy), num_returns=1)
@@ -63,7 +63,6 @@ class _Crowd:
         finally:
             for actor, _ in self.busy.values():
                 self.ray.kill(actor)
-        return self.measured
 
     def _next(self, actor: Any) -> None:
         if self.coming:
@@ -71,15 +70,16 @@ class _Crowd:
             self.busy[actor.measure.remote(unit.number)] = (actor, unit)
 
     def _kept(self, ended: Any, unit: Unit) -> bool:
-        """Write down what an actor found; False where it has died."""
+        """Write down what an actor found; False where it has died, and `why` has the last line of what Ray says."""
         try:
             record = Record.from_dict(json.loads(self.ray.get(ended)))
-        except self.ray.exceptions.RayActorError:
-            return False
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StabilityError):
                 raise error.cause from None
             raise
+        except self.ray.exceptions.RayError as error:  # its node, its process or its memory is gone
+            self.why = str(error).strip().rsplit("\n", 1)[-1].strip()
+            return False
         if record.result:
             self.setting.admit(unit, record.result.environment, now=True)
         parts.write(self.folder, record)
@@ -93,7 +93,7 @@ class _Worker:
 
     def __init__(self, planned: str, device: str, threads: int) -> None:
         torch.set_num_threads(threads)  # this process is ours alone
-        self.bench = Bench(Plan.from_dict(json.loads(planned)), device)
+        self.bench = Bench(Plan.from_dict(json.loads(planned), "the sweep"), device)
 
     def measure(self, number: int) -> str:
         """Return the record of the unit of that number."""

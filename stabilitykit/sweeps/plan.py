@@ -95,8 +95,13 @@ class Plan:
         return {**version, **self.sweep.to_dict(), "weights": [one._asdict() for one in self.weights]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Rebuild a plan of this version."""
+    def from_dict(cls, data: Mapping[str, Any], name: str) -> Plan:
+        """Rebuild a plan; IncomparableError, with the name of where it is from, for one of another version."""
+        if data["stabilitykit"] != stabilitykit.__version__:
+            raise IncomparableError(
+                f"{name} was planned by stabilitykit {data['stabilitykit']}, this is {stabilitykit.__version__}: its "
+                "units are others; go on with that version, or begin another folder"
+            )
         asked = {name: value for name, value in data.items() if name not in ("stabilitykit", "weights")}
         return cls(Sweep.from_dict(asked), tuple(Weights(**one) for one in data["weights"]))
 
@@ -166,18 +171,11 @@ def read_plan(folder: str | Path) -> Plan:
     """Return the plan in a folder; UnreadableError without one, IncomparableError for one of another version."""
     path = Path(folder) / NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data["stabilitykit"]
-        if version == stabilitykit.__version__:
-            return Plan.from_dict(data)
+        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, KeyError, TypeError):
         raise UnreadableError(
             f"{path} is no plan of a sweep; name the folder that a sweep was told with --out"
         ) from None
-    raise IncomparableError(
-        f"{path} was planned by stabilitykit {version}, this is {stabilitykit.__version__}: its units are others; "
-        "go on with that version, or begin another folder"
-    )
 
 
 def load(sweep: Sweep, model: str, dtype: str, device: str) -> LoadedModel:

@@ -20,13 +20,14 @@ _LOCKS = "locks"
 
 @dataclass(frozen=True)
 class Done:
-    """What became of the units of a part: found as they were measured before, or measured now; `lost` were not."""
+    """What became of the units of a part: found as they were measured before, or measured now, or `lost`, and why."""
 
     units: int
     found: int
     measured: int
     damaged: int = 0
     lost: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True)

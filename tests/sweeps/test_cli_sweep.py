@@ -83,9 +83,9 @@ def test_what_has_no_answer_is_status_1(capsys, monkeypatch):
 
 
 def test_units_that_were_lost_are_status_3(capsys, monkeypatch):
-    monkeypatch.setattr(on_ray, "run_on_ray", lambda *_, **__: Done(6, 0, 4, 1, 2))
+    monkeypatch.setattr(on_ray, "run_on_ray", lambda *_, **__: Done(6, 0, 4, 1, 2, "its node has died"))
     assert cli.main([*WORDS, "--out=x", "--engine=ray"]) == 3
     said = capsys.readouterr().out
     assert "6 units: 4 measured, 0 there already" in said
     assert "1 of the measured had a damaged file, which was replaced" in said
-    assert "2 units were lost with their workers; the same command measures them" in said
+    assert "2 units were lost with their workers (its node has died); the same command measures them" in said

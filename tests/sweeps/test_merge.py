@@ -109,6 +109,17 @@ def test_an_environment_that_differs_is_refused_by_its_field(copied, field):
     assert sk.merge(copied, mixed=True).frame().environment.nunique() == 2
 
 
+def test_all_models_of_a_sweep_are_measured_on_one_kind_of_machine(tmp_path):
+    """Of two dtypes the machine must be the same, and what belongs to a model may be each one's own."""
+    plan = sk.plan(asked(dtypes=("float32", "bfloat16"), prompts=PROMPTS[:1], directions=("sign:1",)), tmp_path)
+    sk.run_shard(plan, tmp_path)
+    altered(tmp_path, 1, lambda result: replace(result, environment={**result.environment, "attention": "another"}))
+    sk.merge(tmp_path)
+    altered(tmp_path, 1, lambda result: replace(result, environment={**result.environment, "threads": 3}))
+    with pytest.raises(sk.IncomparableError, match=r"was measured with threads 3, and .* was with 1"):
+        sk.merge(tmp_path)
+
+
 @pytest.mark.parametrize("field", ["load_average", "time_utc", "gpu_uuid", "platform"])
 def test_what_decides_no_bits_may_differ(copied, field, same):
     altered(copied, 9, lambda result: replace(result, environment={**result.environment, field: "another"}))

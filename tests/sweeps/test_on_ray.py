@@ -9,14 +9,14 @@ import pytest
 from oracles.small_sweep import DRAWN, PROMPTS, asked, begun, killed
 
 import stabilitykit as sk
-from stabilitykit.sweeps.on_ray import _Crowd, run_on_ray
+from stabilitykit.sweeps.on_ray import _Crowd, _Worker, run_on_ray
 
 
-class ActorError(Exception):
-    """What Ray raises for an actor that has died."""
+class RayError(Exception):
+    """What Ray raises, here for an actor that has died."""
 
 
-class TaskError(Exception):
+class TaskError(RayError):
     """What Ray raises for a call that failed, with what it failed with."""
 
     def __init__(self, cause):
@@ -45,7 +45,7 @@ class Ray(types.ModuleType):
         super().__init__("ray")
         self.resources, self.dies, self.fails, self.elsewhere = resources, dies, fails, dict(elsewhere)
         self.begun, self.actors, self.calls, self.killed, self.taken = [], [], [], [], []
-        self.exceptions = types.SimpleNamespace(RayActorError=ActorError, RayTaskError=TaskError)
+        self.exceptions = types.SimpleNamespace(RayError=RayError, RayTaskError=TaskError)
 
     def is_initialized(self):
         return bool(self.begun)
@@ -72,7 +72,7 @@ class Ray(types.ModuleType):
     def get(self, call):
         actor, number = call
         if self.calls.index(call) in self.dies:
-            raise ActorError
+            raise RayError("The actor died.\n  class_name: _Worker\n  its node has died\n")
         try:
             if self.fails:
                 raise self.fails
@@ -117,12 +117,19 @@ def test_a_unit_is_lost_with_its_actor_and_measured_by_the_next_call(tmp_path, c
     plan = sk.plan(asked(), tmp_path)
     cluster({"GPU": 2.0}, dies={1})
     done = run_on_ray(plan, tmp_path)
-    assert (done.measured, done.lost) == (9, 1)
+    assert (done.measured, done.lost, done.why) == (9, 1, "its node has died")
     ray = cluster({"GPU": 2.0})
     done = run_on_ray(plan, tmp_path)
     assert (done.measured, done.found, done.lost, len(ray.actors)) == (1, 9, 0, 1)
     sk.merge(tmp_path)
     same(tmp_path)
+
+
+def test_a_worker_of_another_version_measures_nothing():
+    """The unit would have this plan's id and other bits."""
+    planned = sk.plan(asked(directions=DRAWN)).to_dict()
+    with pytest.raises(sk.IncomparableError, match=r"the sweep was planned by stabilitykit 0\.0\.1, this is"):
+        _Worker(json.dumps({**planned, "stabilitykit": "0.0.1"}), "cpu", 1)
 
 
 def test_when_all_actors_die_the_rest_is_lost(tmp_path, cluster):
@@ -170,9 +177,11 @@ def test_a_cluster_that_is_there_is_used(tmp_path, cluster):
 
 
 @pytest.fixture
-def ray():
+def ray(monkeypatch):
     """A cluster on this machine, with two GPUs that it only believes in."""
     found = pytest.importorskip("ray", reason="Ray is not installed: pip install 'stabilitykit[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default its workers wait for all else on the machine
     found.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     yield found
     found.shutdown()
@@ -187,7 +196,6 @@ def merged(folder):
 @pytest.mark.long
 def test_two_workers_and_two_parts_give_the_bytes_of_a_single_run(tmp_path, ray, monkeypatch):
     """SmolLM2 by one process, by two parts of which one is killed, by two actors of which one is killed, and mixed."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     sweep = asked(models=("smollm2",), directions=("gaussian:24", "fan:8"), batch=8, unit=12)
     folders = {name: tmp_path / name / "sweep" for name in ("single", "parts", "actors", "mixed")}
     plans = {name: sk.plan(sweep, folder) for name, folder in folders.items()}

@@ -68,6 +68,20 @@ def test_bits_do_not_depend_on_what_was_measured_before(single):
     assert alone.rows == parts.read(single, slice_).result.rows
 
 
+def test_a_fan_lies_in_one_plane_whatever_was_computed_before():
+    """v1 and v2 of five vectors and of nine have other last bits; the kit's shared store gives whichever it has."""
+    plan = sk.plan(asked(prompts=("another prompt",), directions=("singular:7", "fan:3"), unit=8))
+    sevens, fan = plan.units
+    alone = Bench(plan).measure(fan).result
+    bench = Bench(plan)
+    of_nine = sk.singular_vectors(bench.subject(fan), 9)
+    bench.measure(sevens)
+    after = bench.measure(fan).result
+    assert not bits_equal(of_nine[:1], torch.from_numpy(alone.arrays["directions"][:1]))
+    assert after.arrays["directions"].tobytes() == alone.arrays["directions"].tobytes()
+    assert after.rows == alone.rows
+
+
 def test_what_is_there_is_never_measured_again(tmp_path, single, monkeypatch):
     plan = sk.plan(asked(), tmp_path)
     numbers = measured_by(monkeypatch)
