@@ -24,7 +24,7 @@ HELP = "measure along thousands of directions, in parts on many machines; what i
 _SHARED = ("model", "dtype", "device", "prompts", "attention", "experts", "load-arg", "seed")
 _ENGINES = ("here", "ray")
 _COUNTS = {"unit": 256, "batch": 64}
-_WIDTH = 40
+_WIDTH, _REASON = 40, 160
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +69,13 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     files.folder("out", given.out)
     settings = _settings(given)
     sweep = _sweep(given, settings)
-    from stabilitykit.sweeps.plan import plan
+    from stabilitykit.sweeps.plan import part, plan
 
+    part(given.shard)
     if given.plan:
         return 0, _planned(plan(sweep, device=settings.device), given, settings)
-    made = plan(sweep, given.out, device=settings.device)
+    # Where Ray is told what to do there may be no such device.
+    made = plan(sweep, given.out, device=None if given.engine == "ray" else settings.device)
     units = made.shard(given.shard)
     done = _measured(made, given, settings)
     return _ended(made, units, done, given)
@@ -118,7 +120,7 @@ def _measured(made: Plan, given: argparse.Namespace, settings: Settings) -> Done
 
 def _ended(made: Plan, units: Sequence[Unit], done: Done, given: argparse.Namespace) -> tuple[int, list[str]]:
     """Say what was done; where no other part is missing, merge."""
-    from stabilitykit.report.text import shown
+    from stabilitykit.report.text import shortened, shown
     from stabilitykit.sweeps.merge import is_whole, merge
 
     of = f"part {given.shard} of " if len(units) < len(made.units) else ""
@@ -126,9 +128,8 @@ def _ended(made: Plan, units: Sequence[Unit], done: Done, given: argparse.Namesp
     if done.damaged:
         said.append(f"{done.damaged} of the measured had a damaged file, which was replaced")
     if done.lost:
-        said.append(
-            f"{done.lost} units were lost with their workers ({shown(done.why)}); the same command measures them"
-        )
+        why = shortened(shown(done.why), _REASON)
+        said.append(f"{done.lost} units were lost with their workers ({why}); the same command measures them")
     if not is_whole(Path(given.out), made):
         return 3 if done.lost else 0, [*said, "other parts are missing; who measures the last one merges them all"]
     status, lines = _told(merge(given.out, mixed=given.mixed))

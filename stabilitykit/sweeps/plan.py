@@ -82,12 +82,8 @@ class Plan:
 
         A part is a run of neighbours: each subject costs its own proofs and noise floor wherever it is measured.
         """
-        match = _SHARD.fullmatch(text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"shard {text!r} is no part i/N with i from 1 to N, such as 3/16")
-        part, parts = int(match[1]), int(match[2])
-        count = len(self.units)
-        return self.units[(part - 1) * count // parts : part * count // parts]
+        (number, parts), count = part(text), len(self.units)
+        return self.units[(number - 1) * count // parts : number * count // parts]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-plain data; equal for plans with equal units."""
@@ -130,11 +126,21 @@ class Plan:
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def plan(sweep: Sweep, folder: str | Path | None = None, *, device: str = "cpu") -> Plan:
+def part(text: str) -> tuple[int, int]:
+    """Read `i/N`; UsageError for what is none."""
+    match = _SHARD.fullmatch(text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"shard {text!r} is no part i/N with i from 1 to N, such as 3/16")
+    return int(match[1]), int(match[2])
+
+
+def plan(sweep: Sweep, folder: str | Path | None = None, *, device: str | None = "cpu") -> Plan:
     """Return the plan of a sweep: that of the folder if it has one, else made and written there.
 
     Without a folder nothing is written. To make one, each model is loaded once in each dtype, for the digest of its
-    weights. UsageError where the folder's plan is of another sweep, IncomparableError where it is of another version.
+    weights; the only one stays on the device, ready to be measured there, or is let go for None.
+
+    UsageError where the folder's plan is of another sweep, IncomparableError where it is of another version.
     """
     path = None if folder is None else Path(folder) / NAME
     if path is not None and path.exists():
@@ -147,14 +153,14 @@ def plan(sweep: Sweep, folder: str | Path | None = None, *, device: str = "cpu")
     return made
 
 
-def _made(sweep: Sweep, device: str) -> Plan:
+def _made(sweep: Sweep, device: str | None) -> Plan:
     """Load each model in each dtype, one at a time; the only one is held."""
     weights, loaded = [], None
     for model, dtype in product(sweep.models, sweep.dtypes):
         loaded = None  # the next one may need the memory
-        loaded = load(sweep, model, dtype, device)
+        loaded = load(sweep, model, dtype, device or "cpu")
         weights.append(weights_of(loaded))
-    return Plan(sweep, tuple(weights), (device, loaded) if loaded and len(weights) == 1 else None)
+    return Plan(sweep, tuple(weights), (device, loaded) if device and loaded and len(weights) == 1 else None)
 
 
 def write_plan(made: Plan, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -96,7 +95,7 @@ class _Work:
 
         A lock spares work and no more: two that measure one unit at once write the same, and each the whole file.
         """
-        path: Any = self.folder / _LOCKS / f"{unit.id}.lock"
+        path = self.folder / _LOCKS / f"{unit.id}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(path, timeout=-1 if wait else 0):

@@ -83,8 +83,16 @@ def test_what_has_no_answer_is_status_1(capsys, monkeypatch):
 
 
 def test_units_that_were_lost_are_status_3(capsys, monkeypatch):
-    monkeypatch.setattr(on_ray, "run_on_ray", lambda *_, **__: Done(6, 0, 4, 1, 2, "its node has died"))
-    assert cli.main([*WORDS, "--out=x", "--engine=ray"]) == 3
+    """A device that only the workers have is none of this process's business."""
+    told = {}
+
+    def run(plan, folder, shard, **how):
+        told.update(how, held=plan.held, shard=shard)
+        return Done(6, 0, 4, 1, 2, "its node has died")
+
+    monkeypatch.setattr(on_ray, "run_on_ray", run)
+    assert cli.main([*WORDS, "--out=x", "--engine=ray", "--device=cuda"]) == 3
+    assert told == {"device": "cuda", "mixed": False, "held": None, "shard": "1/1"}
     said = capsys.readouterr().out
     assert "6 units: 4 measured, 0 there already" in said
     assert "1 of the measured had a damaged file, which was replaced" in said

@@ -225,3 +225,4 @@ def test_only_one_model_and_subject_are_held(monkeypatch):
     assert not bits_equal(first.x0, second.x0)
     two = sk.plan(asked(directions=("gaussian:2",), dtypes=("float32", "bfloat16")))
     assert two.held is None
+    assert sk.plan(asked(directions=("gaussian:2",)), device=None).held is None
