@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from stabilitykit.errors import IncomparableError, UnreadableError
 from stabilitykit.report.csv import pack, table
+from stabilitykit.report.text import unguarded
 from stabilitykit.results.atomic import atomic_file, atomic_write
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.record import Record
 from stabilitykit.results.result import Execution
 from stabilitykit.subjects.environment import identity_fields, numeric_key
-from stabilitykit.sweeps import parts
-from stabilitykit.sweeps.parts import Setting
+from stabilitykit.sweeps import unit_files
 from stabilitykit.sweeps.plan import Plan, Unit, read_plan
+from stabilitykit.sweeps.setting import Setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,10 +46,14 @@ class Merged:
     verdicts: Mapping[str, int]
 
     def frame(self) -> pd.DataFrame:
-        """Return table.csv as a pandas frame; its text columns are read as text."""
+        """Return table.csv as a pandas frame, its texts as they were before they were made safe for spreadsheets."""
         import pandas as pd
 
-        return pd.read_csv(self.folder / TABLE, keep_default_na=True, dtype=dict.fromkeys(PLACE[1:], "string"))
+        # A prompt may be spelled NaN: only an empty cell is none.
+        table = pd.read_csv(self.folder / TABLE, keep_default_na=False, na_values=[""])
+        for name in table.select_dtypes(exclude=["number", "bool"]):
+            table[name] = table[name].map(lambda one: unguarded(one) if isinstance(one, str) else one)
+        return table
 
 
 def merge(folder: str | Path, *, mixed: bool = False) -> Merged:
@@ -63,10 +68,10 @@ def merge(folder: str | Path, *, mixed: bool = False) -> Merged:
     """
     folder = Path(folder)
     plan = read_plan(folder)
-    if strangers := parts.strangers(folder, plan.units):
+    if strangers := unit_files.strangers(folder, plan.units):
         raise UnreadableError(
-            f"{strangers[0]} is of another sweep or another version, as are {len(strangers) - 1} more; a merge is of "
-            "one plan: move them to the folder of theirs"
+            f"{folder} holds {len(strangers)} of another sweep or another version, the first {strangers[0].name}; a "
+            "merge is of one plan, so move them to a folder of theirs"
         )
     found = _Survey(folder, plan, Setting(mixed)).made()
     atomic_write(folder / TABLE, table((*PLACE, *found.columns), _rows(folder, plan)))
@@ -80,7 +85,7 @@ def merge(folder: str | Path, *, mixed: bool = False) -> Merged:
 
 def is_whole(folder: Path, plan: Plan) -> bool:
     """Return whether each unit has a file, whatever is in it."""
-    return all(parts.path_of(folder, unit).exists() for unit in plan.units)
+    return all(unit_files.path_of(folder, unit).exists() for unit in plan.units)
 
 
 @dataclass
@@ -101,7 +106,7 @@ class _Survey:
     def made(self) -> _Survey:
         """Take all units in; UnreadableError where one is missing."""
         for unit in self.plan.units:
-            record = parts.read(self.folder, unit)
+            record = unit_files.read(self.folder, unit)
             if record is None:
                 raise self._missing()
             self._take(unit, record)
@@ -134,8 +139,8 @@ class _Survey:
 
     def _missing(self) -> UnreadableError:
         """Return the error that counts what is not there."""
-        units = [unit for unit in self.plan.units if parts.read(self.folder, unit) is None]
-        damaged = sum(parts.path_of(self.folder, unit).exists() for unit in units)
+        units = [unit for unit in self.plan.units if unit_files.read(self.folder, unit) is None]
+        damaged = sum(unit_files.path_of(self.folder, unit).exists() for unit in units)
         return UnreadableError(
             f"{self.folder} is not whole: {len(units)} of {len(self.plan.units)} units are not measured, {damaged} of "
             f"them damaged, the first is unit {units[0].number}; the command of the sweep measures what is missing"
@@ -143,7 +148,7 @@ class _Survey:
 
 
 def _rows(folder: Path, plan: Plan) -> Iterator[Mapping[str, Any]]:
-    for unit, record in parts.measured(folder, plan.units):
+    for unit, record in unit_files.measured(folder, plan.units):
         yield from _rows_of(unit, record)
 
 
@@ -166,6 +171,6 @@ def _reading(reading: Reading) -> dict[str, Any]:
 
 
 def _arrays(folder: Path, plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
-    for unit, record in parts.measured(folder, plan.units):
+    for unit, record in unit_files.measured(folder, plan.units):
         for name, array in (record.result.arrays if record.result else {}).items():
             yield f"{unit.number:06d}/{name}", array

@@ -13,7 +13,7 @@ import torch
 from stabilitykit.errors import StabilityError, UnreadableError, UsageError
 from stabilitykit.measurements.progress import bar
 from stabilitykit.results.record import Record
-from stabilitykit.sweeps import parts
+from stabilitykit.sweeps import unit_files
 from stabilitykit.sweeps.bench import Bench
 from stabilitykit.sweeps.plan import Plan, Unit, write_plan
 from stabilitykit.sweeps.shard import Done, Left, remaining
@@ -82,7 +82,7 @@ class _Crowd:
             return False
         if record.result:
             self.setting.admit(unit, record.result.environment, now=True)
-        parts.write(self.folder, record)
+        unit_files.write(self.folder, record)
         self.measured += 1
         self.seen()
         return True

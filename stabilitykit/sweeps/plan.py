@@ -123,7 +123,7 @@ class Plan:
             "directions": along,
         }
         text = json.dumps(to_plain(identity), sort_keys=True)
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def part(text: str) -> tuple[int, int]:
@@ -160,7 +160,9 @@ def _made(sweep: Sweep, device: str | None) -> Plan:
         loaded = None  # the next one may need the memory
         loaded = load(sweep, model, dtype, device or "cpu")
         weights.append(weights_of(loaded))
-    return Plan(sweep, tuple(weights), (device, loaded) if device and loaded and len(weights) == 1 else None)
+    made = Plan(sweep, tuple(weights), (device, loaded) if device and loaded and len(weights) == 1 else None)
+    made.units  # noqa: B018 - directions that do not exist are refused before the plan is written
+    return made
 
 
 def write_plan(made: Plan, folder: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stabilitykit.measurements.progress import bar
-from stabilitykit.sweeps import parts
+from stabilitykit.sweeps import unit_files
 from stabilitykit.sweeps.bench import Bench
-from stabilitykit.sweeps.parts import Setting
 from stabilitykit.sweeps.plan import Plan, Unit, write_plan
+from stabilitykit.sweeps.setting import Setting
 
 _LOCKS = "locks"
 
@@ -65,19 +65,19 @@ def run_shard(plan: Plan, folder: str | Path, shard: str = "1/1", *, device: str
 def remaining(folder: Path, plan: Plan, units: Sequence[Unit], *, mixed: bool) -> Left:
     """Return which of these units are to be measured, and the numeric environment that the others have."""
     setting, whole = Setting(mixed), set()
-    for unit, record in parts.measured(folder, units):
+    for unit, record in unit_files.measured(folder, units):
         whole.add(unit.id)
         if record.result:
             setting.admit(unit, record.result.environment)
     if not whole:
         _glance(folder, plan, setting)
     left = tuple(unit for unit in units if unit.id not in whole)
-    return Left(left, sum(parts.path_of(folder, unit).exists() for unit in left), setting)
+    return Left(left, sum(unit_files.path_of(folder, unit).exists() for unit in left), setting)
 
 
 def _glance(folder: Path, plan: Plan, setting: Setting) -> None:
     """Take note of the environment of one unit of another part: a machine that cannot take part hears so at once."""
-    others = ((unit, record.result) for unit, record in parts.measured(folder, plan.units) if record.result)
+    others = ((unit, record.result) for unit, record in unit_files.measured(folder, plan.units) if record.result)
     for unit, result in others:
         setting.admit(unit, result.environment)
         return
@@ -99,9 +99,9 @@ class _Work:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(path, timeout=-1 if wait else 0):
-                if parts.read(self.folder, unit) is None:
+                if unit_files.read(self.folder, unit) is None:
                     self.setting.admit(unit, self.bench.environment(unit), now=True)
-                    parts.write(self.folder, self.bench.measure(unit))
+                    unit_files.write(self.folder, self.bench.measure(unit))
                     self.measured += 1
         except Timeout:
             return False

@@ -13,7 +13,7 @@ import stabilitykit as sk
 from stabilitykit import cli
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.noise import threads
-from stabilitykit.sweeps import parts
+from stabilitykit.sweeps import unit_files
 from stabilitykit.sweeps.bench import Bench
 from stabilitykit.sweeps.plan import Weights
 
@@ -58,14 +58,14 @@ def test_bits_do_not_depend_on_what_was_measured_before(single):
     random.Random(0).shuffle(shuffled)
     for number, unit in enumerate(shuffled):
         found = (Bench(plan) if number in (3, 7) else bench).measure(unit).result
-        known = parts.read(single, unit).result
+        known = unit_files.read(single, unit).result
         assert found.rows == known.rows
         for name, array in known.arrays.items():
             assert array.tobytes() == found.arrays[name].tobytes()
     subject = sk.CausalLMSubject(sk.load("tiny"), PROMPTS[1], path="decode", batch=4)
     (slice_,) = [unit for unit in plan.units if unit.prompt == PROMPTS[1] and unit.directions == "gaussian:10 7-10"]
     alone = sk.measure(sk.FirstChange(sk.strategies.gaussians(10, 64)[6:]), subject, progress=False)
-    assert alone.rows == parts.read(single, slice_).result.rows
+    assert alone.rows == unit_files.read(single, slice_).result.rows
 
 
 def test_a_fan_lies_in_one_plane_whatever_was_computed_before():
@@ -100,7 +100,7 @@ def test_one_flipped_bit_is_measured_anew_and_nothing_else_is(tmp_path, same, mo
     (tmp_path / "units").mkdir()
     for path in (single / "units").iterdir():
         (tmp_path / "units" / path.name).write_bytes(path.read_bytes())
-    path = parts.path_of(tmp_path, plan.units[3])
+    path = unit_files.path_of(tmp_path, plan.units[3])
     content = bytearray(path.read_bytes())
     content[where] ^= 1
     path.write_bytes(content)
@@ -119,12 +119,12 @@ def test_one_flipped_bit_is_measured_anew_and_nothing_else_is(tmp_path, same, mo
 def test_a_file_that_is_not_this_unit_s_own_and_whole_does_not_count(tmp_path, single, how):
     plan = sk.plan(asked(), tmp_path)
     (tmp_path / "units").mkdir()
-    one, two = (parts.path_of(single, unit).read_bytes() for unit in plan.units[:2])
+    one, two = (unit_files.path_of(single, unit).read_bytes() for unit in plan.units[:2])
     content = {"half": one[: len(one) // 2], "empty": b"", "renamed": two, "doubled": one + one}[how]
-    parts.path_of(tmp_path, plan.units[0]).write_bytes(content)
-    assert parts.read(tmp_path, plan.units[0]) is None
-    parts.path_of(tmp_path, plan.units[0]).write_bytes(one)
-    assert parts.read(tmp_path, plan.units[0]).nodeid == plan.units[0].id
+    unit_files.path_of(tmp_path, plan.units[0]).write_bytes(content)
+    assert unit_files.read(tmp_path, plan.units[0]) is None
+    unit_files.path_of(tmp_path, plan.units[0]).write_bytes(one)
+    assert unit_files.read(tmp_path, plan.units[0]).nodeid == plan.units[0].id
 
 
 def test_a_unit_that_another_process_has_is_left_to_it(tmp_path, single, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_unit_that_another_process_has_is_left_to_it(tmp_path, single, monkeyp
         while len(numbers) < 3:
             time.sleep(0.01)
         assert numbers == [2, 3, 4]
-        parts.write(tmp_path, parts.read(single, held))
+        unit_files.write(tmp_path, unit_files.read(single, held))
         for lock in holds.values():
             lock.release()
         at_work.join(60)
@@ -157,7 +157,7 @@ def test_two_that_measure_one_unit_at_once_do_no_harm(tmp_path, same):
     plan = sk.plan(asked(), tmp_path)
     for bench in (Bench(plan), Bench(plan)):
         for unit in plan.units[:2]:
-            parts.write(tmp_path, bench.measure(unit))
+            unit_files.write(tmp_path, bench.measure(unit))
     sk.run_shard(plan, tmp_path)
     sk.merge(tmp_path)
     same(tmp_path)
