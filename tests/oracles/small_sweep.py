@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+from filelock import FileLock
+
 import stabilitykit as sk
 
 PROMPTS = ("ab cd", "once upon")
@@ -26,6 +28,12 @@ def begun(folder, *words):
         [sys.executable, "-m", "stabilitykit", "sweep", *words], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def held(folder, unit):
+    """Return the lock of a unit, as another process would hold it: the unit is left to it, and waited for."""
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "locks" / f"{unit.id}.lock")
 
 
 def killed(process, folder):

@@ -6,8 +6,7 @@ import time
 
 import pytest
 import torch
-from filelock import FileLock
-from oracles.small_sweep import DIRECTIONS, PROMPTS, asked, begun, killed
+from oracles.small_sweep import DIRECTIONS, PROMPTS, asked, begun, held, killed
 
 import stabilitykit as sk
 from stabilitykit import cli
@@ -26,7 +25,9 @@ WORDS = (
 def test_a_part_is_killed_and_goes_on_to_the_bytes_of_a_single_run(tmp_path, monkeypatch, capsys, same):
     """One of two parts is killed in its middle, in a process of its own; who measures the last unit merges."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
-    found = killed(begun(tmp_path, *WORDS, "--shard=1/2"), tmp_path)
+    third = sk.plan(asked(), tmp_path / "sweep").units[2]
+    with held(tmp_path / "sweep", third):  # it cannot be done before it is killed, however slow the killer is
+        found = killed(begun(tmp_path, *WORDS, "--shard=1/2"), tmp_path)
     assert 0 < len(found) < 5
     kept = {path: path.stat().st_mtime_ns for path in found}
     monkeypatch.chdir(tmp_path)
@@ -130,10 +131,9 @@ def test_a_file_that_is_not_this_unit_s_own_and_whole_does_not_count(tmp_path, s
 def test_a_unit_that_another_process_has_is_left_to_it(tmp_path, single, monkeypatch):
     """One that is held and measured meanwhile is taken over; one whose holder dies is measured at the end."""
     plan = sk.plan(asked(), tmp_path)
-    numbers, held, dying = measured_by(monkeypatch), plan.units[0], plan.units[1]
-    (tmp_path / "locks").mkdir()
-    holds = {unit: FileLock(tmp_path / "locks" / f"{unit.id}.lock") for unit in (held, dying)}
-    for lock in holds.values():
+    numbers, measuring, dying = measured_by(monkeypatch), plan.units[0], plan.units[1]
+    holds = [held(tmp_path, unit) for unit in (measuring, dying)]
+    for lock in holds:
         lock.acquire()
     done = []
     with threads(1):
@@ -144,8 +144,8 @@ def test_a_unit_that_another_process_has_is_left_to_it(tmp_path, single, monkeyp
         while len(numbers) < 3:
             time.sleep(0.01)
         assert numbers == [2, 3, 4]
-        unit_files.write(tmp_path, unit_files.read(single, held))
-        for lock in holds.values():
+        unit_files.write(tmp_path, unit_files.read(single, measuring))
+        for lock in holds:
             lock.release()
         at_work.join(60)
     assert numbers == [2, 3, 4, 1]
