@@ -117,6 +117,11 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.stored import Checkpoint as Checkpoint
     from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
+    from stabilitykit.sweeps.asked import Sweep as Sweep
+    from stabilitykit.sweeps.merge import merge as merge
+    from stabilitykit.sweeps.plan import Plan as Plan
+    from stabilitykit.sweeps.plan import plan as plan
+    from stabilitykit.sweeps.shard import run_shard as run_shard
     from stabilitykit.traces.bisect import Bisection as Bisection
     from stabilitykit.traces.bisect import bisect as bisect
     from stabilitykit.traces.compare import TraceComparison as TraceComparison
@@ -243,6 +248,12 @@ __all__ = [  # noqa: RUF022 - grouped by purpose
     "StabilityFailure",
     "read",
     "by_block",
+    # thousands of directions, in parts on any number of machines
+    "Sweep",
+    "Plan",
+    "plan",
+    "run_shard",
+    "merge",
     # two tokens that tie, and the smallest flip between them
     "tie_point",
     "TiePoint",

@@ -11,12 +11,12 @@ from stabilitykit.errors import UsageError
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
 
 
-def parsed(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
+def parsed(pairs: list[str], name: str = "load-arg") -> tuple[tuple[str, Any], ...]:
     """Return keys and values, each key once with what was said last; UsageError for what is no pair."""
     found: dict[str, Any] = {}
     for pair in pairs:
         if not _ADVICE.match(pair):
-            raise UsageError(f"load-arg {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
+            raise UsageError(f"{name} {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
         key, value = pair.split("=", 1)
         found[key] = _json_or_text(value)
     return tuple(found.items())

@@ -7,7 +7,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import ab, baseline, bisect, compare, devices, endpoint, margins, models, predict, report, run
+from stabilitykit.cli import (
+    ab,
+    baseline,
+    bisect,
+    compare,
+    devices,
+    endpoint,
+    margins,
+    models,
+    predict,
+    report,
+    run,
+    sweep,
+)
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
@@ -21,6 +34,7 @@ _COMMANDS = {
     "models": models,
     "predict": predict,
     "report": report,
+    "sweep": sweep,
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding
-from stabilitykit.measurements.directions import Directions, count, resolve
+from stabilitykit.measurements.directions import Directions, Recipe, count, resolve
 from stabilitykit.measurements.radii import Rows, readings_of, sentence_of
 from stabilitykit.measurements.rays import RaySearch, check_count, search
 from stabilitykit.results.metric import Metric, Reading
@@ -123,7 +123,7 @@ def check_plane(plane: Sequence[str], angles: int) -> None:
         raise UsageError(f"plane={plane!r} does not name two directions; give for example ('v1', 'v2')")
 
 
-def around(subject: Subject, plane: Sequence[str], angles: int) -> tuple[Tensor, list[float], list[str]]:
+def around(subject: Subject, plane: Sequence[str | Recipe], angles: int) -> tuple[Tensor, list[float], list[str]]:
     """Return directions (angles, H) all around in the plane, float64, with their angles in degrees and labels."""
     a, b = resolve(list(plane), subject)[0]
     turns = [2 * math.pi * index / angles for index in range(angles)]

@@ -20,7 +20,9 @@ from stabilitykit.subjects.subject import Subject
 class Recipe(Protocol):
     """Something that expands to an exact direction, as `stabilitykit.strategies` draws them."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """What kind of direction it is, in one word."""
 
     def expand(self, basis: Tensor | None = None) -> Tensor:
         """Return the direction, (H,) float64."""

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from stabilitykit.settings import Settings
     from stabilitykit.subjects.answers import Kept
 
-# Of the numeric environment, what belongs to a model and its device; all else is the machine's.
-_OF_MODEL = ("device", "dtype", "attention", "experts", "weight_alignment", "cuda", "cudnn", "gpu")
-
 
 class OtherRunError(IncomparableError):
     """What would be measured now cannot stand beside what the journal holds."""
@@ -99,10 +96,9 @@ class Resumption:
 
     def compare(self, then: Mapping[str, Any], now: Mapping[str, Any], *, whole: bool) -> None:
         """Raise OtherRunError for the first thing that decides bits and has changed; of the machine's, or of all."""
-        from stabilitykit.subjects.environment import KINDS
+        from stabilitykit.subjects.environment import identity_fields
 
-        names = [name for name, kind in KINDS.items() if kind == "identity"]
-        names = ["weight_digest", *names] if whole else [name for name in names if not name.startswith(_OF_MODEL)]
+        names = ["weight_digest", *identity_fields()] if whole else identity_fields(of_models=False)
         for name in names:
             if then.get(name) != now.get(name):
                 raise OtherRunError(

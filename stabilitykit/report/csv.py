@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,15 +113,20 @@ def cell(value: Any, *, number: bool = False) -> str:
 def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Return an .npz file: no pickle, and the same bytes for the same arrays at any hour."""
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, array in arrays.items():
+    pack(data, arrays.items())
+    return data.getvalue()
+
+
+def pack(file: IO[bytes], arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Write an .npz file one array after the other, as `archive` does with all of them in memory."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archived:
+        for name, array in arrays:
             member = io.BytesIO()
             np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
             # A fresh ZipInfo carries the epoch of the format, where writing by name would carry the clock.
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(entry, member.getvalue())
-    return data.getvalue()
+            archived.writestr(entry, member.getvalue())
 
 
 def _plain(record: Record) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Journal:
         sync_folder(self.path.parent)
 
     def _write(self, kind: str, data: str) -> None:
-        line = f'{{"crc":"{_crc(kind, data)}","{kind}":{data}}}\n'.encode()
+        line = checked(kind, data)
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             if os.lseek(descriptor, 0, os.SEEK_END):
@@ -87,6 +87,11 @@ class Contents:
     headers: list[Mapping[str, Any]] = field(default_factory=list)
     finished: dict[str, Finished] = field(default_factory=dict)
     damaged: int = 0
+
+
+def checked(kind: str, data: str) -> bytes:
+    """Return one line, with its checksum and its end."""
+    return f'{{"crc":"{_crc(kind, data)}","{kind}":{data}}}\n'.encode()
 
 
 def lines(path: Path) -> tuple[list[Line], int]:

@@ -138,9 +138,9 @@ class Placed:
         return repr(self.direction)
 
 
-def gaussians(count: int, dim: int, seed: int = 0) -> tuple[Direction, ...]:
-    """Return `count` gaussian directions; a larger count begins with the same ones, other seeds share none."""
-    return tuple(Direction("gaussian", (seed * 2**32 + index,), dim) for index in range(count))
+def gaussians(count: int, dim: int, seed: int = 0, start: int = 0) -> tuple[Direction, ...]:
+    """Return `count` gaussian directions from number `start` on; each has its number, and other seeds share none."""
+    return tuple(Direction("gaussian", (seed * 2**32 + index,), dim) for index in range(start, start + count))
 
 
 def _whole(value: object) -> TypeGuard[int]:

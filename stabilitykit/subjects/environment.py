@@ -43,6 +43,8 @@ VARIABLES_THAT_DECIDE = (
     "NVIDIA_TF32_OVERRIDE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
+# What belongs to a model and its device.
+_OF_MODEL = ("device", "dtype", "attention", "experts", "weight_alignment", "cuda", "cudnn", "gpu")
 VARIABLES_ASIDE = ("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "HF_HUB_OFFLINE", "PYTHONHASHSEED")
 
 
@@ -61,7 +63,7 @@ def numeric_key(record: Mapping[str, Any]) -> str:
     The weights' digest is not among them: the same weights on two machines are a comparison, not a mistake. A field
     that the record lacks counts as None.
     """
-    identity = {name: record.get(name) for name, kind in KINDS.items() if kind == "identity"}
+    identity = {name: record.get(name) for name in identity_fields()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -69,6 +71,12 @@ def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any], kinds: Sequence[
     """Return the fields of these kinds that two records do not share, with both values, in the order of `KINDS`."""
     pairs = [(name, ours.get(name), theirs.get(name)) for name, kind in KINDS.items() if kind in kinds]
     return [(name, left, right) for name, left, right in pairs if left != right]
+
+
+def identity_fields(*, of_models: bool = True) -> list[str]:
+    """Return the fields that decide bits; without `of_models` only the machine's, which all its models share."""
+    names = [name for name, kind in KINDS.items() if kind == "identity"]
+    return names if of_models else [name for name in names if not name.startswith(_OF_MODEL)]
 
 
 def _guarded(read: Callable[[LoadedModel | None], Plain], model: LoadedModel | None) -> Plain:

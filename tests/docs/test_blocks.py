@@ -49,6 +49,7 @@ SMALLER = {
     'FlipScan(("v1", "v2", "v3"))': 'FlipScan(("v1",), cells=2, points=3)',
     "strategies.settings_for(stability.profile, stability.settings.seed)": "settings(SHORT)",
     "shifts=32": "shifts=2",
+    "gaussian:512": "gaussian:4",
 }
 
 
