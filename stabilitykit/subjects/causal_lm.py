@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
-from stabilitykit.subjects import experts, noise, oracle, products, proofs, states, variants
+from stabilitykit.subjects import entry, experts, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
@@ -23,7 +23,7 @@ from stabilitykit.subjects.prefix import Prefix, built
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.site_call import answer, called
 from stabilitykit.subjects.sites import Stopped, Tap, locate
-from stabilitykit.subjects.subject import Subject
+from stabilitykit.subjects.subject import Screening, Subject
 
 PATHS = ("prefill", "decode")
 ROWS = ("last", "all")
@@ -207,6 +207,15 @@ class CausalLMSubject(Subject):
         """Whether the swap proof holds at this path and batch: nothing after block 0 reads the input again."""
         return not self.site.startswith("module:") and self.site != "embed" and proofs.swap(self)
 
+    @property
+    def screenings(self) -> tuple[Screening, ...]:
+        """The way into block 0 before block 0 itself, where it is known."""
+        return (*self._entry, *super().screenings) if self.screens else ()
+
+    @cached_property
+    def _entry(self) -> tuple[Screening, ...]:
+        return entry.screening(self)
+
     def jvp(self, V: Tensor) -> Tensor:
         """Return J v for rows (k, H) by forward mode under the math attention kernel, all rows in one batch."""
         self.counter.tangents += len(V)
@@ -254,17 +263,17 @@ class CausalLMSubject(Subject):
             yield
 
     def _arguments(self, X: Tensor) -> dict[str, Any]:
-        return self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
+        if self.path == "prefill":
+            return {"inputs_embeds": self.embedded(X), "use_cache": False}
+        past = {str(self.anatomy.past): self.prefix(len(X)).fresh()} if len(self._before) else {}
+        return {"inputs_embeds": self.embedded(X), "use_cache": True, **past}
 
-    def _whole_prompt(self, X: Tensor) -> dict[str, Any]:
+    def embedded(self, X: Tensor) -> Tensor:
+        """Return the embeddings (B, T, H) of the tokens that one call runs, in memory of their own."""
+        if self.path == "decode":
+            return X[:, None].clone()
         rows = (self._before.to(X.device).expand(len(X), -1, -1), X.view(len(X), -1, self.anatomy.hidden_size))
-        return {"inputs_embeds": torch.cat(rows, dim=1), "use_cache": False}
-
-    def _one_token(self, X: Tensor) -> dict[str, Any]:
-        if len(self._before) == 0:
-            return {"inputs_embeds": X[:, None].clone(), "use_cache": True}
-        past = self.prefix(len(X)).fresh()
-        return {"inputs_embeds": X[:, None].clone(), str(self.anatomy.past): past, "use_cache": True}
+        return torch.cat(rows, dim=1)
 
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""
