@@ -1,4 +1,4 @@
-"""The way into block 0: what it lets through is what the block lets through, and who has no such way is not given one."""
+"""The way into block 0: it lets through what the block lets through; who has no such way is not given one."""
 
 import numpy as np
 import pytest
