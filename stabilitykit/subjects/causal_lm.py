@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
-from stabilitykit.subjects import entry, experts, noise, oracle, products, proofs, states, variants
+from stabilitykit.subjects import batches, entry, experts, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
@@ -37,7 +37,8 @@ class CausalLMSubject(Subject):
     generation does. `rows="all"` perturbs every token's embedding: x is then the whole prompt, flattened to (T*H,), on
     the prefill path only. Construction proves what the bits rest on, or refuses in one sentence: ids and embeddings
     give the same logits; the same call twice gives the same bits, unless `allow_noise`; no lane sees its neighbours.
-    Threads and attention kernel are the ambient ones and are never changed here.
+    Threads and attention kernel are the ambient ones and are never changed here. `batch="auto"` takes what fits into
+    memory, see `batches.fitting`; a batch that does not fit is halved, and `proofs.note` says so.
 
     Cost of construction: 3 forwards of the prompt at batch 1 and 2 + draws at the batch shape.
     """
@@ -49,7 +50,7 @@ class CausalLMSubject(Subject):
         *,
         site: str = "post_norm",
         path: str = "prefill",
-        batch: int = 1,
+        batch: int | str = 1,
         rows: str = "last",
         allow_noise: bool = False,
         anatomy: Anatomy | None = None,
@@ -73,11 +74,13 @@ class CausalLMSubject(Subject):
         self.arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext
         embeddings = self._embed()
         moving = 1 if rows == "last" else len(embeddings)
-        super().__init__(embeddings[-moving:].flatten(), batch=batch, name=loaded.spec)
+        super().__init__(
+            embeddings[-moving:].flatten(), batch=1 if batch == batches.AUTO else int(batch), name=loaded.spec
+        )
         self.token_x0, self.moved = self.x0, False
         self.counter = counter or Counter()
         self._before = embeddings[:-moving]
-        self.proofs = proofs.prove(self)
+        self.proofs = batches.proved(self, choose=batch == batches.AUTO)
 
     def evaluate(self, X: Tensor) -> Tensor:
         """Run exactly these rows (B, H) as one batch and return (B, M) at the site."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stabilitykit.errors import UnsupportedError
+from stabilitykit.subjects.memory import free_bytes
 
 if TYPE_CHECKING:
     from stabilitykit.subjects.subject import Subject
@@ -111,14 +111,8 @@ def double_of(model: Module) -> Module:
 
 def _require_memory(model: nn.Module) -> None:
     needed = 8 * sum(weight.numel() for weight in model.parameters())
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if needed > free:
+    free = free_bytes(next(model.parameters()).device)
+    if free is not None and needed > free:
         raise UnsupportedError(
             f"true float64 needs {needed / 2**30:.1f} GiB for a copy of the weights and {free / 2**30:.1f} GiB are free"
         )
