@@ -196,12 +196,14 @@ class _Scheduler(Generic[T]):
 
 def _batch(subject: Subject, lanes: Mapping[int, _Lane[Any]]) -> Tensor:
     """Return the batch (B, H) that asks these slots' questions, x0 in all others; steps on rays are taken at once."""
-    batch = subject.copies(subject.batch)
     steps = {number: lane.ask for number, lane in lanes.items() if isinstance(lane.ask, Step)}
     given = {number: lane.ask for number, lane in lanes.items() if not isinstance(lane.ask, Step)}
-    if steps:
-        lattices, lengths = zip(*((ask.lattice, ask.s) for ask in steps.values()), strict=True)
-        batch[list(steps)] = on_rays(lattices, lengths).to(batch.device)
+    moved = on_rays([ask.lattice for ask in steps.values()], [ask.s for ask in steps.values()]) if steps else None
+    if moved is not None and len(steps) == subject.batch:
+        return moved.to(subject.x0.device)
+    batch = subject.copies(subject.batch)
+    if moved is not None:
+        batch[list(steps)] = moved.to(batch.device)
     if given:
         rows = [ask.x if isinstance(ask, Probe) else ask for ask in given.values()]
         batch[list(given)] = torch.stack(rows).to(batch.device)
