@@ -17,7 +17,7 @@ FAMILIES = ("llama", "gpt2", "gemma3")
 
 
 def plainly(subject, X):
-    """Return (state after block 0, last hidden state) of the last token as a user's own call of transformers has them."""
+    """Return the state after block 0 and the last token's last hidden state, as a user's own call has them."""
     base, seen = subject.model.base_model, []
     handle = subject.anatomy.blocks[0].register_forward_hook(
         lambda _m, _i, output: seen.append(output[0] if isinstance(output, tuple) else output)
@@ -73,7 +73,7 @@ def following(x0, direction, low):
 
 
 def walked(subject, direction, slot):
-    """Return the certified pair of a ray by a plain whole forward for every distinct input, in one slot of the batch."""
+    """Return the pair where a ray first changes, by a plain whole forward for every distinct input, in one slot."""
     X = subject.copies(subject.batch)
     y0, s = plainly(subject, X.clone())[1][slot].clone(), 0.0
     while True:
