@@ -11,6 +11,15 @@ from torch import Tensor
 import stabilitykit as sk
 
 
+def evaluated(subject: sk.CausalLMSubject, x: Tensor) -> Tensor:
+    """Return the last token's last hidden state (1, H) as the study reads it: whole prompt, all states, all logits."""
+    embeddings = subject.embeddings.clone()[None]
+    embeddings[0, -1] = x
+    subject.counter.forwards += 1
+    with torch.no_grad():
+        return subject.model(inputs_embeds=embeddings, output_hidden_states=True).hidden_states[-1][:, -1]
+
+
 def bisection(
     subject: sk.Subject, direction: Tensor, s_max: float = 1e-6, tolerance: float = 1e-15
 ) -> tuple[float, int]:
@@ -21,11 +30,15 @@ def bisection(
     """
     forwards = 0
 
+    def output(x: Tensor) -> Tensor:
+        return evaluated(subject, x) if isinstance(subject, sk.CausalLMSubject) else subject.evaluate(x[None])
+
+    y0 = output(subject.x0)
+
     def changed(s: float) -> bool:
         nonlocal forwards
         forwards += 1
-        y = subject.evaluate(sk.perturb(subject.x0, direction, s)[None])
-        return not sk.bits_equal(y, subject.baseline)
+        return not sk.bits_equal(output(sk.perturb(subject.x0, direction, s)), y0)
 
     low = _halved(changed, s_max, tolerance)
     s = torch.tensor(low, dtype=torch.float32)

@@ -1,51 +1,58 @@
-"""A certified boundary against the study's bisection, per direction, in one run on the same directions."""
+"""A certified boundary against the study's procedure, per direction, on the same directions, answers checked."""
 
-import time
-
+import pytest
 import torch
 from bisection import bisection
+from paired import alternated
 
 import stabilitykit as sk
 from stabilitykit import strategies
 
-DIRECTIONS, SAMPLE = 256, 6
+SAMPLE, ROUNDS = 2, 2
+CASES = {"prefill, batch 1": (12, 25), "decode, batch 64": (576, 500)}
+"""Directions and the ratio that is aimed at, per path and batch."""
 
 
-def drawn(subject, *, exact):
-    """Return random unit directions, (256, H); `exact` leaves out the coordinates where x0 is zero."""
-    rows = torch.stack([d.expand() for d in strategies.gaussians(DIRECTIONS, subject.x0.numel())])
-    return rows * (subject.x0 != 0) if exact else rows
+@pytest.fixture(scope="session")
+def singular(decode):
+    """All right singular vectors (576, 576) of one prompt; the same directions for every path and batch."""
+    return sk.singular_vectors(decode, decode.x0.numel())
 
 
-def test_first_change_against_bisection(benchmark, prefill, decode, capsys):
-    """Time both on the same rays, and check that where both are exact they agree."""
-    for exact in (True, False):
-        directions = drawn(decode, exact=exact)
-        ours, result = timed(lambda rays=directions: sk.measure(sk.FirstChange(direction=rays), decode, progress=False))
-        theirs, found = timed(lambda rays=directions: [bisection(prefill, ray) for ray in rays[:SAMPLE]])
-        certified = sk.measure(sk.FirstChange(direction=directions[:SAMPLE]), prefill, progress=False)
-        ratio = (theirs / SAMPLE) / (ours / DIRECTIONS)
-        forwards = sum(count for _, count in found) / SAMPLE
-        agree = sum(
-            abs(radius - s) <= 1e-6 * s for radius, (s, _) in zip(certified.arrays["radius"], found, strict=True)
-        )
-        kind = "exact rays" if exact else "rays that move zeros"
-        with capsys.disabled():
-            print(
-                f"\n{kind}: certified "
-                f"{1e3 * ours / DIRECTIONS:.2f} ms a direction (decode, batch 64, {DIRECTIONS} rays, "
-                f"{result.execution.forwards} forwards + {result.execution.screened} first blocks); bisection "
-                f"{1e3 * theirs / SAMPLE:.0f} ms (prefill, batch 1, {forwards:.1f} forwards); ratio {ratio:.0f}; "
-                f"same boundary on {agree} of {SAMPLE} rays in prefill"
-            )
-    benchmark.pedantic(
-        lambda: sk.measure(sk.FirstChange(direction=directions), decode, progress=False), rounds=2, iterations=1
+def chosen(kind, subject, singular):
+    """Return (576, H): singular vectors, or random directions that move the zeros of x0 or leave them out."""
+    if kind == "singular":
+        return singular
+    rows = torch.stack([d.expand() for d in strategies.gaussians(576, subject.x0.numel())])
+    return rows * (subject.x0 != 0) if kind == "random, zeros kept" else rows
+
+
+@pytest.mark.parametrize("kind", ["singular", "random", "random, zeros kept"])
+@pytest.mark.parametrize("case", CASES)
+def test_first_change_against_the_study(benchmark, model, prefill, singular, case, kind, capsys):
+    """Time both in turns; in prefill at batch 1, whose bits are the study's, both must name one boundary."""
+    count, target = CASES[case]
+    path, batch = case.split(", batch ")
+    subject = sk.CausalLMSubject(model, prefill.prompt, path=path, batch=int(batch))
+    rays = chosen(kind, subject, singular)[:: 576 // count]
+    asked = sk.FirstChange(direction=rays)
+    sk.measure(sk.FirstChange(direction=rays[:1]), subject, progress=False)  # its proofs, its noise floor, its baseline
+    ours, theirs, result, found = alternated(
+        lambda: sk.measure(asked, subject, progress=False),
+        lambda: [bisection(prefill, ray.float()) for ray in rays[:SAMPLE]],
+        ROUNDS,
     )
-    benchmark.extra_info["ratio"] = ratio
-
-
-def timed(work):
-    """Return seconds and the result of one call."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
+    certified = sk.measure(sk.FirstChange(direction=rays[:SAMPLE].float()), prefill, progress=False).rows
+    exact = [(row["radius"], s) for row, (s, _) in zip(certified, found, strict=True) if row["exact"]]
+    agree = sum(abs(radius - s) <= 1e-6 * s for radius, s in exact)
+    each, ratio, run = ours / count, (theirs / SAMPLE) / (ours / count), result.execution
+    with capsys.disabled():
+        print(
+            f"\n{case}, {count} {kind} directions: {1e3 * each:.2f} ms each ({run.forwards / count:.2f} forwards "
+            f"+ {run.screened / count:.0f} first blocks or their entries); the study's {1e3 * theirs / SAMPLE:.0f} ms "
+            f"({sum(forwards for _, forwards in found) / SAMPLE:.0f} forwards); ratio {ratio:.0f}, target {target}; "
+            f"same boundary on {agree} of {len(exact)} exact ones in prefill"
+        )
+    assert agree == len(exact)
+    benchmark.extra_info.update(ratio=ratio, target=target)
+    benchmark.pedantic(lambda: sk.measure(asked, subject, progress=False), rounds=1, iterations=1)

@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     from stabilitykit.measurements.weights import WeightStatistics as WeightStatistics
     from stabilitykit.measurements.zoom import Zoom as Zoom
     from stabilitykit.numerics.bits import bits_equal as bits_equal
-    from stabilitykit.numerics.lattice import perturb as perturb
+    from stabilitykit.numerics.perturbation import perturb as perturb
     from stabilitykit.prompts import QUESTIONS as QUESTIONS
     from stabilitykit.prompts import ROLES as ROLES
     from stabilitykit.prompts import Prompt as Prompt

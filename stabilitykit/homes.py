@@ -77,7 +77,7 @@ HOMES = {
     "measurements.tie_solver": ("tie_point",),
     "measurements.ties": ("Tie",),
     "numerics.bits": ("bits_equal",),
-    "numerics.lattice": ("perturb",),
+    "numerics.perturbation": ("perturb",),
     "report.read": ("read",),
     "results.by_block": ("by_block",),
     "results.failure": ("StabilityFailure",),

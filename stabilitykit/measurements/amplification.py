@@ -17,7 +17,8 @@ from stabilitykit.measurements.directions import Directions, resolve
 from stabilitykit.measurements.smooth import ratio
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics import spectrum
-from stabilitykit.numerics.lattice import RULES, Lattice, perturb
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES, perturb
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.strategies.recipe import gaussians
 from stabilitykit.subjects.subject import Subject

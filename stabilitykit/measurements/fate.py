@@ -19,7 +19,8 @@ from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.directions import Directions, count, resolve
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.bits import bits_equal, same_bits
-from stabilitykit.numerics.lattice import RULES, Cell, Lattice
+from stabilitykit.numerics.lattice import Cell, Lattice
+from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects import routing
 from stabilitykit.subjects.causal_lm import CausalLMSubject

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.measurements.flip_lines import tokens_of
-from stabilitykit.numerics.lattice import perturb
+from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.subjects.subject import Subject
 
 _PER_OCTAVE, _OCTAVES = 2, (-2, 5)

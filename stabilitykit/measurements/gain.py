@@ -29,7 +29,7 @@ from stabilitykit.measurements.gain_readings import METRICS, over_prompts, readi
 from stabilitykit.measurements.responses import distinct
 from stabilitykit.measurements.smoothing import Noise, counts, smoothed
 from stabilitykit.measurements.steps import check_unit
-from stabilitykit.numerics.lattice import RULES
+from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric
 from stabilitykit.results.result import Result, Row
 from stabilitykit.subjects.noise import BATCHES

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from stabilitykit.measurements.ray import Boundary, Edge, bisected
 from stabilitykit.numerics.lattice import Cell, Lattice
-from stabilitykit.subjects.lanes import Search
+from stabilitykit.subjects.lanes import Search, Step
 
 
 class Island(NamedTuple):
@@ -44,7 +44,7 @@ def beyond(lattice: Lattice, boundary: Boundary, s_max: float, count: int) -> Se
         return Beyond()
     tried: list[tuple[Cell, bool]] = []
     for cell in itertools.islice(lattice.samples(s_max, boundary.first_changed), count):
-        answer = yield lattice.at(cell.first_changed)
+        answer = yield Step(lattice, cell.first_changed)
         tried.append((cell, answer.changed))
     found, before = [], boundary.first_changed
     runs = [(changed, [cell for cell, _ in run]) for changed, run in itertools.groupby(tried, key=lambda one: one[1])]

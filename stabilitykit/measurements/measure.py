@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Asked, Measurement
 from stabilitykit.measurements.progress import progress_to, terminal
+from stabilitykit.numerics import memory
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.result import Execution, Result, Row
 from stabilitykit.subjects.measurable import Measurable
+from stabilitykit.subjects.subject import Subject
 
 
 def measure(
@@ -32,9 +35,32 @@ def measure(
 def ask(measurement: Measurement[Asked], subject: Asked | Iterable[Asked]) -> Result:
     """As `measure`, with the bars where they are."""
     if isinstance(subject, Measurable) or not isinstance(subject, Iterable):
-        return measurement.measure(subject)
-    results = [measurement.measure(one) for one in subject]
+        return _in_memory(measurement, subject)
+    results = [_in_memory(measurement, one) for one in subject]
     return combine(results, measurement.across(results) if len(results) > 1 else ())
+
+
+def _in_memory(measurement: Measurement[Asked], subject: Asked) -> Result:
+    """Ask; where memory runs out, ask everything again in half the batch, which is proved anew, and say so.
+
+    A batch shape has bits of its own, so that nothing of the larger one is kept.
+    """
+    tried: list[str] = []
+    asked: Any = subject
+    while True:
+        try:
+            result = measurement.measure(asked)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error) or not isinstance(asked, Subject) or asked.batch == 1:
+                raise
+        tried.append(str(asked.batch))
+        memory.release()
+        asked = asked.with_batch(asked.batch // 2)
+    if not tried:
+        return result
+    note = f"Memory ran out at batch {', '.join(tried)}; measured at {asked.batch}."
+    return replace(result, sentence=f"{result.sentence} {note}", subject={**result.subject, "memory": note})
 
 
 def combine(results: Sequence[Result], together: Sequence[Row] = ()) -> Result:

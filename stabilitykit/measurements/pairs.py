@@ -13,7 +13,7 @@ from stabilitykit.errors import UsageError
 from stabilitykit.measurements.directions import Directions, count, resolve
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.numerics.bits import bits_equal, raw_bytes
-from stabilitykit.numerics.lattice import RULES, perturb
+from stabilitykit.numerics.perturbation import RULES, perturb
 from stabilitykit.subjects.subject import Subject
 
 REFERENCES = ("origin", "start", "previous")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.numerics.lattice import Cell, Lattice
-from stabilitykit.subjects.lanes import Answer, Probe, Search
+from stabilitykit.subjects.lanes import Answer, Search, Step
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,13 @@ class Edge(NamedTuple):
 
 def first_change(lattice: Lattice, s_max: float, max_cells: int) -> Search[Boundary]:
     """Try the distinct inputs in order until an output differs."""
-    tested, cells, slot = 0.0, 0, 0
+    tested, cells, slot, dense = 0.0, 0, 0, bool(lattice.dense)
     for cell in lattice.samples(s_max):
         if cells == max_cells:
             break
         cells += 1
-        x = lattice.at(cell.first_changed)
         # Where the pair has to be found between two samples, states find it, and one whole forward confirms it.
-        answer = yield Probe(x) if lattice.dense else x
+        answer = yield Step(lattice, cell.first_changed, probe=dense)
         slot = answer.slot
         edge = (yield from _narrowed(lattice, tested, cell, answer)) if answer.changed else None
         if edge is not None:
@@ -68,11 +67,11 @@ def _narrowed(lattice: Lattice, low: float, cell: Cell, answer: Answer) -> Searc
     edge = yield from bisected(lattice, Edge(low, high, answer.output), cell.last_same, probe=True)
     if edge.output is not None:
         return edge
-    reply = yield lattice.at(edge.far)
+    reply = yield Step(lattice, edge.far)
     if reply.changed:
         return Edge(edge.near, edge.far, reply.output)
     low = edge.far
-    reply = yield lattice.at(high)
+    reply = yield Step(lattice, high)
     if not reply.changed:
         return None
     return (yield from bisected(lattice, Edge(low, high, reply.output), low + (high - low) / 2))
@@ -89,7 +88,7 @@ def bisected(lattice: Lattice, edge: Edge, guess: float, *, probe: bool = False,
         x = lattice.at(middle)
         beyond = bits_equal(x, lattice.at(high))
         if not beyond and not bits_equal(x, lattice.at(low)):
-            answer = yield Probe(x) if probe else x
+            answer = yield Step(lattice, middle, probe)
             beyond = answer.changed is changes
             output = answer.output if beyond else output
         low, high = (low, middle) if beyond else (middle, high)

@@ -18,7 +18,9 @@ from stabilitykit.measurements.progress import bar
 from stabilitykit.measurements.radii import ISLANDS, RADIUS
 from stabilitykit.measurements.ray import Boundary, first_change
 from stabilitykit.numerics.digest import digest
-from stabilitykit.numerics.lattice import RULES, Lattice
+from stabilitykit.numerics.fan import fan
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric
 from stabilitykit.subjects import lanes
 from stabilitykit.subjects.lanes import Search
@@ -85,7 +87,7 @@ class Searched:
 
 def search(subject: Subject, directions: Tensor, labels: Sequence[str], settings: RaySearch) -> Searched:
     """Search every ray, (N, H) directions with a label each, one slot of the batch at a time."""
-    lattices = tuple(Lattice(subject.x0.cpu(), direction.cpu(), settings.rule) for direction in directions)
+    lattices = tuple(fan(subject.x0.cpu(), directions, settings.rule))
     with bar(len(lattices), "boundary", "ray") as progress:
         found = lanes.run(
             subject,

@@ -19,7 +19,8 @@ from stabilitykit.measurements.directions import Directions, Recipe, count, reso
 from stabilitykit.measurements.scan import Flags, Plan, Ray, beyond_tangent, scan
 from stabilitykit.measurements.steps import check_unit, length_of
 from stabilitykit.measurements.thresholds import Floats, interval, redrawn, spread
-from stabilitykit.numerics.lattice import RULES, Lattice
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Worst
 from stabilitykit.subjects.subject import Subject

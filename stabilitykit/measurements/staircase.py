@@ -17,7 +17,8 @@ from stabilitykit.measurements.directions import Directions, resolve
 from stabilitykit.measurements.smooth import crossover, ratio, secant_scan, smooth_changes
 from stabilitykit.measurements.stairs import Climb, Treads, climb, enumerated, on_grid
 from stabilitykit.measurements.steps import check_unit, length_of
-from stabilitykit.numerics.lattice import RULES, Lattice
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.subject import Subject
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.measurements.walks import walks
 from stabilitykit.numerics.bits import bits_equal, same_bits
-from stabilitykit.numerics.lattice import perturb
+from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.numerics.rounding import round_to_keys
 from stabilitykit.subjects.subject import Subject
 

@@ -12,8 +12,9 @@ pair of adjacent float64 numbers: the last s with the old input and the first wi
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -23,10 +24,10 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UsageError
-from stabilitykit.numerics.bits import format_of, is_infinite, is_nan, name_of, spacing, total_order
+from stabilitykit.numerics.bits import format_of, is_infinite, is_nan, total_order
+from stabilitykit.numerics.perturbation import RULES, check_rule, perturb
 from stabilitykit.numerics.rounding import Floats, Keys, half_unit, keys_to_values, round_to_keys
-
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
+from stabilitykit.numerics.start import Start
 
 # A coordinate with more floats than _DENSE within _NEAR of one typical step cannot be listed as far as a boundary lies.
 _DENSE = 1 << 10
@@ -34,43 +35,6 @@ _NEAR = 2.0**-8
 _CHUNK = 16
 _BEYOND = 1e-9  # a chunk ends this share past the estimate of its last breakpoint
 _PER_OCTAVE, _OCTAVES = 2, 8  # of the grid that samples dense coordinates: fine steps an octave, octaves a coarse step
-
-
-def _p64r(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
-    return (x0.double() + s * d.double()).to(x0.dtype)
-
-
-def _p32(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
-    return (x0.float() + s.float() * d.float()).to(x0.dtype)
-
-
-def _native(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
-    return x0 + s.to(x0.dtype) * d.to(x0.dtype)
-
-
-RULES: dict[str, Rule] = {"p64r": _p64r, "p32": _p32, "native": _native}
-"""The evaluated maps: float64 then one rounding (default), float32 throughout, the dtype throughout."""
-
-
-def _check_rule(rule: str, dtype: torch.dtype) -> None:
-    if rule not in RULES:
-        raise UsageError(f"rule {rule!r} is not one of {', '.join(RULES)}")
-    if rule == "native" and dtype.itemsize == 1:
-        raise UsageError(f"rule 'native' adds in {name_of(dtype)}, which torch cannot; take 'p64r' or 'p32'")
-
-
-def perturb(x0: Tensor, direction: Tensor, s: float | Tensor, rule: str = "p64r") -> Tensor:
-    """Return x(s) = x0 + s * direction as the rule evaluates it, in x0's dtype, on the CPU.
-
-    `x0` and `direction` are (H,); `s` is a float or (K,), giving (H,) or (K, H). The product is a tensor of its own,
-    so no kernel can fuse it with the sum. UsageError for an unknown rule or different shapes. O(K H).
-    """
-    _check_rule(rule, x0.dtype)
-    if x0.shape != direction.shape:
-        raise UsageError(f"the direction has shape {tuple(direction.shape)}, the input {tuple(x0.shape)}")
-    steps = torch.as_tensor(s, dtype=torch.float64)
-    moved: Tensor = RULES[rule](x0.cpu(), direction.cpu(), steps[..., None])
-    return moved
 
 
 class Cell(NamedTuple):
@@ -99,7 +63,7 @@ class Lattice:
 
     def __post_init__(self) -> None:
         """Refuse what has no lattice, in one sentence."""
-        _check_rule(self.rule, self.x0.dtype)
+        check_rule(self.rule, self.x0.dtype)
         if self.x0.shape != self.direction.shape or self.x0.dim() != 1:
             shapes = f"{tuple(self.direction.shape)} and {tuple(self.x0.shape)}"
             raise UsageError(f"direction and input have shapes {shapes}; both must be (H,)")
@@ -112,6 +76,12 @@ class Lattice:
             raise UsageError("the direction is zero: it moves no coordinate; give at least one that is not zero")
         if self.rule == "p32" and self.x0.dtype == torch.float64:
             raise UsageError("rule 'p32' rounds a float64 input before any step; take 'p64r' or 'native'")
+
+    def sharing(self, other: Lattice) -> Lattice:
+        """Return this lattice, which knows from now on what `other` knows of their one x0."""
+        if self.x0 is other.x0:
+            self.__dict__["_start"] = other._start
+        return self
 
     def at(self, s: float | Tensor) -> Tensor:
         """Return x(s), (H,) for a float or (K, H) for (K,) steps."""
@@ -126,20 +96,46 @@ class Lattice:
         dense: its subnormals are few. Nor does a large d alone make a coordinate dense: its own such step is shorter.
         """
         with np.errstate(over="ignore"):
-            own = self._typical / 2 * _NEAR / np.abs(self._d[self._moving])
-        crossed = np.abs(self._keys(np.minimum(own, np.median(own)), self._moving) - self._origin[self._moving])
+            own = self._start.typical / 2 * _NEAR / np.abs(self._d[self._moving])
+        crossed = np.abs(self._keys(np.minimum(own, np.median(own)), self._moving) - self._start.keys[self._moving])
         return [int(i) for i in self._moving[crossed > _DENSE]]
 
     def cells(self, s_max: float = math.inf, start: float = 0.0) -> Iterator[Cell]:
         """Yield the breakpoints of all listable coordinates in order, after `start` up to s_max; lazily, in chunks.
 
-        They end with the last finite input. A chunk without a breakpoint doubles the next one's least length: where
-        the product underflows or s itself is rounded, a breakpoint lies far beyond its estimate, or nowhere.
+        They end with the last finite input. What is listed from x0 on is remembered: each search of a ray begins there.
+        """
+        if start > 0:
+            yield from self._chunks(s_max, start)
+            return
+        for index in itertools.count():
+            while index >= len(self._listed):
+                following = next(self._unlisted, None)
+                if following is None:
+                    return
+                self._listed.append(following)
+            if self._listed[index].first_changed > s_max:
+                return
+            yield self._listed[index]
+
+    @cached_property
+    def _listed(self) -> list[Cell]:
+        return []
+
+    @cached_property
+    def _unlisted(self) -> Iterator[Cell]:
+        return self._chunks(math.inf, 0.0)
+
+    def _chunks(self, s_max: float, start: float) -> Iterator[Cell]:
+        """Enumerate the cells, some 16 at a time.
+
+        A chunk without a breakpoint doubles the next one's least length: where the product underflows or s itself is
+        rounded, a breakpoint lies far beyond its estimate, or nowhere.
         """
         listable = np.setdiff1d(self._moving, np.array(self.dense, dtype=np.int64), assume_unique=True)
         passed, growth = np.zeros(listable.size, dtype=np.int64), _BEYOND
         if start > 0:
-            passed = np.abs(self._keys(np.float64(start), listable) - self._origin[listable])
+            passed = np.abs(self._keys(np.float64(start), listable) - self._start.keys[listable])
         while listable.size and start < s_max:
             least = max(start * (1 + growth), math.nextafter(start, math.inf))
             stop = min(max(self._reach(listable, passed), least), s_max)
@@ -147,7 +143,7 @@ class Lattice:
             if not self._finite(keys) and stop > self._last_finite:
                 s_max = self._last_finite
                 continue
-            reached = np.abs(keys - self._origin[listable])
+            reached = np.abs(keys - self._start.keys[listable])
             yield from self._between(listable, passed, reached, (start, stop))
             growth = _BEYOND if bool((reached > passed).any()) else 2 * growth
             start, passed = stop, reached
@@ -159,7 +155,6 @@ class Lattice:
 
     def samples(self, s_max: float, start: float = 0.0) -> Iterator[Cell]:
         """Yield the cells merged with a geometric grid for the dense coordinates; without those, just the cells."""
-        s_max = min(s_max, self._last_finite) if self.dense else s_max
         grid = (step for step in self._grid(s_max) if step > start)
         tested, pending = start, next(grid, None)
         for cell in self.cells(s_max, start):
@@ -184,35 +179,42 @@ class Lattice:
         largest = float(np.abs(self._d[self.dense]).max())
         step = max(finfo.smallest_normal * finfo.eps / 2 / largest, torch.finfo(torch.float64).tiny)
         near = self.nearest.first_changed if self.nearest else math.inf
-        fine = finfo.eps * (near if near <= s_max else min(s_max, self._typical / 2 / largest))
-        while step <= s_max:
+        fine = finfo.eps * (near if near <= s_max else min(s_max, self._last_finite, self._start.typical / 2 / largest))
+        while step <= s_max and (step <= self._surely_finite or step <= self._last_finite):
             yield step
             step *= 2 ** (1 / _PER_OCTAVE) if step >= fine else 2**_OCTAVES
 
     @cached_property
+    def _start(self) -> Start:
+        return Start(self.x0)
+
+    @cached_property
     def _x(self) -> Floats:
-        return np.asarray(self.x0.detach().cpu().double().numpy())
+        return self._start.values
 
     @cached_property
     def _d(self) -> Floats:
         return np.asarray(self.direction.detach().cpu().double().numpy())
 
     @cached_property
-    def _typical(self) -> float:
-        """Spacing at the median size of the coordinates that are not zero."""
-        sizes = np.abs(self._x[self._x != 0])
-        middle = np.median(sizes, keepdims=True) if sizes.size else np.zeros(1)
-        return float(spacing(torch.from_numpy(middle).to(self.x0.dtype)))
-
-    @cached_property
     def _last_finite(self) -> float:
         """The largest step whose x(s) is finite, by bisection over the bits of s."""
+
+        def finite(key: int) -> bool:
+            return self._finite(self._keys(np.int64(key).view(np.float64), self._moving))
+
         low, high = 0, int(np.float64(np.inf).view(np.int64))
         while high - low > 1:
             middle = (low + high) // 2
-            finite = self._finite(self._keys(np.int64(middle).view(np.float64), self._moving))
-            low, high = (middle, high) if finite else (low, middle)
+            low, high = (middle, high) if finite(middle) else (low, middle)
         return float(np.int64(low).view(np.float64))
+
+    @cached_property
+    def _surely_finite(self) -> float:
+        """Half the step at which the first coordinate would leave the range, known without a search."""
+        with np.errstate(over="ignore"):
+            room = (torch.finfo(self.x0.dtype).max - np.abs(self._x[self._moving])) / np.abs(self._d[self._moving])
+        return float(room.min()) / 2
 
     def _finite(self, keys: Keys) -> bool:
         largest = format_of(self.x0.dtype).largest
@@ -221,10 +223,6 @@ class Lattice:
     @cached_property
     def _moving(self) -> Keys:
         return np.flatnonzero(self._d)
-
-    @cached_property
-    def _origin(self) -> Keys:
-        return np.asarray(total_order(self.x0.detach().cpu()).numpy())
 
     def _keys(self, s: Floats | np.float64, coordinates: Keys) -> Keys:
         """Return total-order keys of x(s) at the coordinates; s is one step or one for each of them."""
@@ -239,7 +237,7 @@ class Lattice:
         """Estimate the s of the count-th breakpoint of each coordinate from x0, in real arithmetic."""
         x, d, dtype = self._x[coordinates], self._d[coordinates], self.x0.dtype
         up = d > 0
-        far = self._origin[coordinates] + np.where(up, count, -count)
+        far = self._start.keys[coordinates] + np.where(up, count, -count)
         largest = format_of(dtype).largest
         low, high = (
             keys_to_values(np.clip(key, -1 - largest, largest), dtype) for key in (far - np.where(up, 1, -1), far)
@@ -279,7 +277,7 @@ class Lattice:
 
         Bisection over the keys of s (its bits, since s >= 0), bracketed by galloping from the seed.
         """
-        origin = self._origin[coordinates]
+        origin = self._start.keys[coordinates]
 
         def moved(key: Keys) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
             return np.asarray(np.abs(self._keys(key.view(np.float64), coordinates) - origin) >= count)

@@ -1,7 +1,8 @@
-"""How many bytes a device has free, and the refusal of work that would take more before it takes any."""
+"""How many bytes a device has free, the refusal of work that would take more, and how one hears that none are left."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -29,3 +30,18 @@ def require(needed: int, what: str, instead: str) -> None:
     free = free_bytes()
     if free is not None and needed > free:
         raise UnsupportedError(f"{what} takes {needed:,} bytes and {free:,} are free; {instead}")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left, on any device."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def release() -> None:
+    """Give back what is not used any more, so that a smaller batch finds it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

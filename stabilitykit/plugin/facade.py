@@ -114,7 +114,7 @@ class Stability:
         prompt: str | None = None,
         *,
         path: str = "prefill",
-        batch: int = 1,
+        batch: int | str = 1,
         site: str = "post_norm",
         loaded: Any = None,
     ) -> Subject:

@@ -15,7 +15,18 @@ from torch import Tensor
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.subjects import experts, linearised, noise, oracle, products, proofs, states, variants
+from stabilitykit.subjects import (
+    batches,
+    entry,
+    experts,
+    linearised,
+    noise,
+    oracle,
+    products,
+    proofs,
+    states,
+    variants,
+)
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
@@ -24,7 +35,7 @@ from stabilitykit.subjects.prefix import Prefix, built
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.site_call import answer, called
 from stabilitykit.subjects.sites import Stopped, Tap, locate
-from stabilitykit.subjects.subject import Subject
+from stabilitykit.subjects.subject import Screening, Subject
 
 PATHS = ("prefill", "decode")
 ROWS = ("last", "all")
@@ -38,7 +49,8 @@ class CausalLMSubject(Subject):
     generation does. `rows="all"` perturbs every token's embedding: x is then the whole prompt, flattened to (T*H,), on
     the prefill path only. Construction proves what the bits rest on, or refuses in one sentence: ids and embeddings
     give the same logits; the same call twice gives the same bits, unless `allow_noise`; no lane sees its neighbours.
-    Threads and attention kernel are the ambient ones and are never changed here.
+    Threads and attention kernel are the ambient ones and are never changed here. `batch="auto"` takes what fits into
+    memory, see `batches.fitting`; a batch that does not fit is halved, and `proofs.note` says so.
 
     Cost of construction: 2 forwards of the prompt at batch 1 (3 with a prefix) and 2 + draws at the batch shape.
     """
@@ -50,7 +62,7 @@ class CausalLMSubject(Subject):
         *,
         site: str = "post_norm",
         path: str = "prefill",
-        batch: int = 1,
+        batch: int | str = 1,
         rows: str = "last",
         allow_noise: bool = False,
         anatomy: Anatomy | None = None,
@@ -75,11 +87,13 @@ class CausalLMSubject(Subject):
         self.arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext
         embeddings = self._embed()
         moving = 1 if rows == "last" else len(embeddings)
-        super().__init__(embeddings[-moving:].flatten(), batch=batch, name=loaded.spec)
+        super().__init__(
+            embeddings[-moving:].flatten(), batch=1 if batch == batches.AUTO else int(batch), name=loaded.spec
+        )
         self.token_x0, self.moved = self.x0, False
         self.counter = counter or Counter()
         self._before = embeddings[:-moving]
-        self.proofs = proofs.prove(self)
+        self.proofs = batches.proved(self, choose=batch == batches.AUTO)
 
     def evaluate(self, X: Tensor) -> Tensor:
         """Run exactly these rows (B, H) as one batch and return (B, M) at the site."""
@@ -209,6 +223,15 @@ class CausalLMSubject(Subject):
         """Whether the swap proof holds at this path and batch: nothing after block 0 reads the input again."""
         return not self.site.startswith("module:") and self.site != "embed" and proofs.swap(self)
 
+    @property
+    def screenings(self) -> tuple[Screening, ...]:
+        """The way into block 0 before block 0 itself, where it is known."""
+        return (*self._entry, *super().screenings) if self.screens else ()
+
+    @cached_property
+    def _entry(self) -> tuple[Screening, ...]:
+        return entry.screening(self)
+
     def jvp(self, V: Tensor) -> Tensor:
         """Return J v for rows (k, H) by forward mode under the math attention kernel, all rows in one batch."""
         self.counter.tangents += len(V)
@@ -265,17 +288,17 @@ class CausalLMSubject(Subject):
             yield
 
     def _arguments(self, X: Tensor) -> dict[str, Any]:
-        return self._whole_prompt(X) if self.path == "prefill" else self._one_token(X)
+        if self.path == "prefill":
+            return {"inputs_embeds": self.embedded(X), "use_cache": False}
+        past = {str(self.anatomy.past): self.prefix(len(X)).fresh()} if len(self._before) else {}
+        return {"inputs_embeds": self.embedded(X), "use_cache": True, **past}
 
-    def _whole_prompt(self, X: Tensor) -> dict[str, Any]:
+    def embedded(self, X: Tensor) -> Tensor:
+        """Return the embeddings (B, T, H) of the tokens that one call runs, in memory of their own."""
+        if self.path == "decode":
+            return X[:, None].clone()
         rows = (self._before.to(X.device).expand(len(X), -1, -1), X.view(len(X), -1, self.anatomy.hidden_size))
-        return {"inputs_embeds": torch.cat(rows, dim=1), "use_cache": False}
-
-    def _one_token(self, X: Tensor) -> dict[str, Any]:
-        if len(self._before) == 0:
-            return {"inputs_embeds": X[:, None].clone(), "use_cache": True}
-        past = self.prefix(len(X)).fresh()
-        return {"inputs_embeds": X[:, None].clone(), str(self.anatomy.past): past, "use_cache": True}
+        return torch.cat(rows, dim=1)
 
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""

@@ -56,6 +56,11 @@ def built(base: nn.Module, name: str, prefix: Tensor, token: Tensor) -> Prefix:
     return made
 
 
+def held_bytes(prefix: Prefix) -> int:
+    """Return the bytes of all tensors a prefix holds."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(prefix._cache, set()))
+
+
 def state_digest(cache: Any) -> str:
     """Digest of every tensor a cache holds, in a fixed order."""
     return digest(*_tensors(cache, set()))

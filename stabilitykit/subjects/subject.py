@@ -20,6 +20,9 @@ from stabilitykit.subjects import noise, precision
 from stabilitykit.subjects.measurable import Counter, Measurable
 from stabilitykit.subjects.noise import NoiseFloor
 
+Screening = Callable[[Tensor], Tensor]
+"""From inputs (B, H) to (B,) whether each may change the output."""
+
 
 class Subject(Measurable):
     """One input vector x (H,) to one output vector y (M,), evaluated in batches of a fixed shape.
@@ -125,6 +128,17 @@ class Subject(Measurable):
         """Whether an unchanged state after the first block proves an unchanged output."""
         return False
 
+    @property
+    def screenings(self) -> tuple[Screening, ...]:
+        """Ways to see that rows leave the output unchanged without a whole forward, the cheapest first.
+
+        Each gives (B,) whether a row may have changed it. Here: whether the state after the first block differs.
+        """
+        return (self._state_differs,) if self.screens else ()
+
+    def _state_differs(self, X: Tensor) -> Tensor:
+        return rows_differ(self.first_blocks(X), self.baseline_state)
+
     def first_blocks(self, X: Tensor, blocks: int = 1) -> Tensor:
         """Run (B, H) through the first blocks only and return the state (B, ...)."""
         raise UnsupportedError(f"{self.name} has no blocks")
@@ -175,7 +189,9 @@ class Subject(Measurable):
 
 def rows_differ(a: Tensor, b: Tensor) -> Tensor:
     """Return (B,) whether any bit of each row differs."""
-    return ~same_bits(a, b).flatten(1).all(dim=1)
+    same = same_bits(a, b).flatten(1)
+    # torch takes several times as long as numpy to reduce booleans, and a search asks for little else.
+    return torch.from_numpy(~same.numpy().all(axis=1)) if same.device.type == "cpu" else ~same.all(dim=1)
 
 
 def checked(x: Tensor, x0: Tensor) -> Tensor:

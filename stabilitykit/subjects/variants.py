@@ -16,7 +16,7 @@ from stabilitykit.subjects.subject import checked
 if TYPE_CHECKING:
     from stabilitykit.subjects.causal_lm import CausalLMSubject
 
-REMEMBERED = ("baseline", "baseline_state", "screens", "linear")
+REMEMBERED = ("baseline", "baseline_state", "screens", "linear", "_entry")
 """What a subject has found out at its own x0, in its own batch shape and on its own path."""
 
 

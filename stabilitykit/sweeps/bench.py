@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stabilitykit.errors import IncomparableError, InvalidError, TimedOutError, UnsupportedError
 from stabilitykit.measurements.base import Cost
-from stabilitykit.measurements.spectrum import leading
+from stabilitykit.measurements.directions import singular_vectors
 from stabilitykit.results.record import Record
 from stabilitykit.strategies.recipe import gaussians
 from stabilitykit.subjects.causal_lm import CausalLMSubject
@@ -17,13 +18,8 @@ from stabilitykit.subjects.environment import environment
 from stabilitykit.sweeps.plan import Plan, Unit, Weights, load, weights_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from stabilitykit.results.result import Result
     from stabilitykit.subjects.models import LoadedModel
-
-_FEW = 5
-"""Singular vectors that are computed at least, as everywhere in the kit."""
 
 
 class Bench:
@@ -35,7 +31,6 @@ class Bench:
         held = plan.held and plan.held[0] == device and (plan.weights[0], plan.held[1])
         self._model: tuple[Weights, LoadedModel] | None = held or None
         self._subject: tuple[Weights, str, CausalLMSubject] | None = None
-        self._vectors: dict[int, Tensor] = {}
 
     def environment(self, unit: Unit) -> Mapping[str, Any]:
         """Return what a unit would be measured in."""
@@ -57,7 +52,7 @@ class Bench:
     def subject(self, unit: Unit) -> CausalLMSubject:
         """Return the unit's subject."""
         if self._subject is None or self._subject[:2] != (unit.weights, unit.prompt):
-            sweep, self._vectors = self.plan.sweep, {}
+            sweep = self.plan.sweep
             how: dict[str, Any] = {"site": sweep.site, "path": sweep.path, "batch": sweep.batch}
             self._subject = (unit.weights, unit.prompt, CausalLMSubject(self.loaded(unit), unit.prompt, **how))
         return self._subject[2]
@@ -77,20 +72,9 @@ class Bench:
     def _members(self, unit: Unit, subject: CausalLMSubject) -> Any:
         if unit.family is None:
             return None
-        return unit.family.members(unit.start, unit.stop, self.plan.sweep.seed, subject, self._singular)
-
-    def _singular(self, count: int) -> Tensor:
-        """Return at least so many singular vectors of the subject, computed for this count and no other.
-
-        The store that measurements share gives those of whoever asked for more before, whose last bits are others: a
-        unit's bits would depend on the units before it.
-        """
-        assert self._subject is not None, "vectors are a subject's"
-        subject = self._subject[2]
-        computed = max(count, min(_FEW, len(subject.x0)))
-        if computed not in self._vectors:
-            self._vectors[computed] = leading(subject, computed).v
-        return self._vectors[computed]
+        return unit.family.members(
+            unit.start, unit.stop, self.plan.sweep.seed, subject, partial(singular_vectors, subject)
+        )
 
 
 def cost_of(plan: Plan, units: Sequence[Unit], device: str) -> Cost:

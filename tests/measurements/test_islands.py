@@ -10,7 +10,7 @@ from stabilitykit.errors import UsageError
 from stabilitykit.measurements.boundary import FirstChange, StabilityFan
 from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.numerics.lattice import perturb
+from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.subject import FunctionSubject

@@ -13,7 +13,8 @@ from stabilitykit.measurements.measure import combine, measure
 from stabilitykit.measurements.regimes import Regimes
 from stabilitykit.measurements.scan import Plan, scan
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.numerics.lattice import Lattice, perturb
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load

@@ -14,7 +14,8 @@ from torch import Tensor
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics import lattice as module
 from stabilitykit.numerics.bits import total_order
-from stabilitykit.numerics.lattice import Cell, Lattice, perturb
+from stabilitykit.numerics.lattice import Cell, Lattice
+from stabilitykit.numerics.perturbation import perturb
 
 EIGHTS = [torch.float8_e4m3fn, torch.float8_e5m2]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHTS]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stabilitykit.numerics.lattice import RULES, Lattice
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 RULED = [(rule, dtype) for rule in RULES for dtype in DTYPES if (rule, dtype) != ("p32", torch.float64)]

@@ -11,7 +11,7 @@ import torch
 
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics.bits import bits_equal, raw_bytes
-from stabilitykit.numerics.lattice import perturb
+from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.numerics.plane import Plane, axis
 
 H = 40

@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_what_was_measured_before(single):
 
 
 def test_a_fan_lies_in_one_plane_whatever_was_computed_before():
-    """v1 and v2 of five vectors and of nine have other last bits; the kit's shared store gives whichever it has."""
+    """v1 and v2 of five vectors and of nine have other last bits; a fan is of five, whoever asked for more before."""
     plan = sk.plan(asked(prompts=("another prompt",), directions=("singular:7", "fan:3"), unit=8))
     sevens, fan = plan.units
     alone = Bench(plan).measure(fan).result
