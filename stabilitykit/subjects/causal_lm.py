@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
-from stabilitykit.numerics.bits import name_of
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects import (
     batches,
+    described,
     entry,
     experts,
     linearised,
@@ -30,8 +29,7 @@ from stabilitykit.subjects import (
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
-from stabilitykit.subjects.precision import true_float64
-from stabilitykit.subjects.prefix import Prefix, built
+from stabilitykit.subjects.prefix import Prefix, prefix_of
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.site_call import answer, called
 from stabilitykit.subjects.sites import Stopped, Tap, locate
@@ -257,23 +255,7 @@ class CausalLMSubject(Subject):
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the subject, with the proofs it rests on."""
-        return {
-            **super().describe(),
-            **({"input": "not a token's embedding"} if self.moved else {}),
-            "model": self.loaded.spec,
-            "model_digest": self.loaded.digest,
-            "architecture": type(self.model).__name__,
-            "layers": self.depth,
-            "attention": getattr(self.model.config, "_attn_implementation", None),
-            "experts": self.experts,
-            "prompt": self.prompt if isinstance(self.prompt, str) else "",
-            "token_ids": list(self.ids),
-            "site": self.site,
-            "path": self.path,
-            "rows": self.rows,
-            "arithmetic": "true float64" if self.arithmetic is true_float64 else name_of(self.x0.dtype),
-            "proofs": asdict(self.proofs),
-        }
+        return {**super().describe(), **described.described(self)}
 
     def _embed(self) -> Tensor:
         with torch.no_grad():
@@ -303,15 +285,8 @@ class CausalLMSubject(Subject):
     def prefix(self, batch: int) -> Prefix:
         """Return the prefix cache for a batch shape, computed at the first call."""
         if batch not in self._prefixes:
-            self._prefixes[batch] = self._build_prefix(batch)
+            self._prefixes[batch] = prefix_of(self, batch)
         return self._prefixes[batch]
-
-    def _build_prefix(self, batch: int) -> Prefix:
-        if self.anatomy.past is None:
-            raise UnsupportedError(f"{self.name} ({type(self.model).__name__}) keeps no cache; use path='prefill'")
-        rows = self._before.repeat(batch, 1, 1)
-        with torch.no_grad(), self.running():
-            return built(self.anatomy.base, self.anatomy.past, rows, self.copies(batch)[:, None])
 
     @property
     def has_experts(self) -> bool:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics.digest import digest
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.causal_lm import CausalLMSubject
 
 
 class Prefix:
@@ -78,3 +83,13 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
     elif hasattr(value, "__dict__") and not isinstance(value, type) and id(value) not in seen:
         seen.add(id(value))
         yield from _tensors(vars(value), seen)
+
+
+def prefix_of(subject: CausalLMSubject, batch: int) -> Prefix:
+    """Return the cache of what stands before the subject's token, in every row of a batch."""
+    past = subject.anatomy.past
+    if past is None:
+        raise UnsupportedError(f"{subject.name} ({type(subject.model).__name__}) keeps no cache; use path='prefill'")
+    rows = subject._before.repeat(batch, 1, 1)
+    with torch.no_grad(), subject.running():
+        return built(subject.anatomy.base, past, rows, subject.copies(batch)[:, None])
