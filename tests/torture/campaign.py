@@ -7,6 +7,7 @@ import importlib
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,21 +59,33 @@ def draw(id: str, number: int) -> np.random.Generator:
 
 
 def fault(trial: Trial, number: int) -> str | None:
-    """Run one trial; return its fault in one line, or None."""
+    """Run one trial; return its fault in one line, or None. A warning is an error here, as it is to pytest."""
     try:
-        found = trial(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = trial(number)
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
     return None if found is None else " ".join(str(found).split())[:400] or "a fault without a word"
 
 
 def unnoticed(campaign: Campaign) -> list[str]:
-    """Return the planted defects that the campaign's trial does not report within `ci` trials: there must be none."""
+    """Return the planted defects that the campaign's trial does not report within `ci` trials: there must be none.
+
+    The trial has to say it in a sentence of its own: an exception might be of the planting.
+    """
     return [
         name
         for name, trial in campaign.planted.items()
-        if not any(fault(trial, number) for number in range(campaign.ci))
+        if not any(_reported(trial, number) for number in range(campaign.ci))
     ]
+
+
+def _reported(trial: Trial, number: int) -> bool:
+    try:
+        return trial(number) is not None
+    except Exception:
+        return False
 
 
 def campaigns() -> list[Campaign]:

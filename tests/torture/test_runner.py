@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,10 +52,15 @@ def test_a_campaign_that_cannot_fail_is_none(wrong):
 
 def test_a_planted_defect_that_no_trial_notices_is_told():
     late = made(
-        planted={"early": lambda number: "x" if number == 1 else None, "late": lambda number: broken(number + 1)}
+        planted={"early": lambda number: "x" if number == 1 else None, "late": lambda number: broken(number + 3)}
     )
     assert unnoticed(replace(late, ci=1)) == ["early", "late"]
     assert unnoticed(late) == []
+    assert unnoticed(made(planted={"raises": lambda number: broken(2)})) == ["raises"]
+
+
+def test_a_warning_is_a_fault():
+    assert fault(lambda number: warnings.warn("old", DeprecationWarning, stacklevel=1), 0) == "DeprecationWarning: old"
 
 
 def test_a_stopped_campaign_goes_on_where_it_was(tmp_path):
