@@ -27,6 +27,7 @@ class Campaign:
 
     `planted` are the same trial against a defect that was put in on purpose: each must report a fault within `ci`
     trials, or the campaign could not fail. What a trial needs is made when it is first asked for, never at import.
+    `rooms` are the folders of the kit that a trial depends on: trials count while their sources are the same.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Campaign:
     trial: Trial
     planted: Mapping[str, Trial]
     each: int = 1
+    rooms: tuple[str, ...] = (".",)
     model: bool = False
     note: str = ""
     source: Path = field(default=Path(), compare=False)

@@ -22,7 +22,7 @@ Written by `python tests/torture --table` from the records in `docs/reliability/
 
 One trial of a campaign is decided by its number alone, so a fault is seen again by its number. *Asked* and *run* count
 units. *Open* counts faults that the run found and that still stand, and planted defects that it did not notice. A run
-counts only trials of one state of the kit's sources; the commit names it.
+counts trials of one state of the sources that it depends on; the commit names it.
 
 """
 

@@ -16,8 +16,9 @@ from stabilitykit.report.journal import NAME, Journal, lines
 
 
 def sources(campaign: Campaign) -> str:
-    """Return the digest of the kit's sources and the campaign's own: trials of other sources are not counted."""
-    files = [*sorted((ROOT / "stabilitykit").rglob("*.py")), campaign.source]
+    """Return the digest of the campaign's sources and the kit's, of its rooms: trials of others are not counted."""
+    rooms = [sorted((ROOT / "stabilitykit" / room).rglob("*.py")) for room in campaign.rooms]
+    files = [*(path for room in rooms for path in room), campaign.source]
     text = b"".join(path.name.encode() + b"\0" + path.read_bytes() + b"\0" for path in files)
     return hashlib.sha256(text).hexdigest()[:12]
 

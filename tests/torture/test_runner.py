@@ -112,8 +112,10 @@ def test_trials_of_other_sources_are_not_counted_unless_kept(tmp_path, monkeypat
 def test_the_digest_of_the_sources_is_that_of_the_kit_and_the_campaign(tmp_path):
     other = tmp_path / "other.py"
     other.write_text("changed")
-    digests = {progress.sources(made(source=source)) for source in (HERE, HERE, other)}
-    assert len(digests) == 2
+    made_of = [{}, {}, {"source": other}, {"rooms": ("numerics",)}, {"rooms": ("numerics", "results")}]
+    digests = [progress.sources(made(**about)) for about in made_of]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
 
 
 def test_a_record_says_what_was_run_and_what_is_open(tmp_path):

@@ -223,6 +223,7 @@ CAMPAIGNS = [
         ci=len(PARTS),
         trial=narrow,
         each=PART,
+        rooms=("numerics",),
         planted={
             "the two zeros are two points": _planted("ordered", bits.total_order, narrow),
             "float8_e4m3fn is taken to have an infinity": _with_infinity,
@@ -237,6 +238,7 @@ CAMPAIGNS = [
         ci=2,
         trial=float32,
         each=CHUNK,
+        rooms=("numerics",),
         planted={"a step of nudge is none": _planted("nudge", lambda x, _: x, float32)},
     ),
     Campaign(
@@ -247,6 +249,7 @@ CAMPAIGNS = [
         ci=3,
         trial=FLOAT32,
         each=PAIRS,
+        rooms=("numerics",),
         planted={"distances in 32 bits": _planted("ulp_distance", _narrow_difference, FLOAT32)},
     ),
     Campaign(
@@ -257,6 +260,7 @@ CAMPAIGNS = [
         ci=3,
         trial=FLOAT64,
         each=PAIRS,
+        rooms=("numerics",),
         planted={"distances in 64 bits": _planted("ulp_distance", _narrow_difference, FLOAT64)},
     ),
 ]
