@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import experts, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
+from stabilitykit.subjects.not_finite import origin, outputs_of
 from stabilitykit.subjects.precision import true_float64
 from stabilitykit.subjects.prefix import Prefix, built
 from stabilitykit.subjects.prompt import token_ids
@@ -91,6 +92,17 @@ class CausalLMSubject(Subject):
         self.prepare(len(X))
         with self.running(implementation):
             return answer(self, self._arguments(X), len(X))
+
+    def finite(self, Y: Tensor) -> Tensor:
+        """Return Y, or raise InvalidError naming the first non-finite output and, if x0 gives one, the module."""
+        try:
+            return super().finite(Y)
+        except InvalidError as error:
+            with torch.no_grad(), outputs_of(self.model) as outputs:
+                self.forward(self.copies(1))
+            if found := origin(outputs):
+                raise InvalidError(f"{error}: {found}") from None
+            raise
 
     def prepare(self, batch: int) -> None:
         """Cache the prefix for a batch shape now, before anything taps, differentiates or swaps kernels."""
