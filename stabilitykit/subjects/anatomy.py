@@ -51,8 +51,8 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing, or that the model is an encoder; InvalidError names the module that first gives no finite
-    number. Cost: that forward, and block 0 twice with a backward.
+    says which part is missing, or that the model is an encoder; InvalidError names the module whose output is the first
+    that is not finite. Cost: that forward, and block 0 twice with a backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")

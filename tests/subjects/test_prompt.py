@@ -111,7 +111,7 @@ def test_an_overflow_of_one_prompt_names_the_module_and_one_of_a_planted_input_d
         CausalLMSubject(loaded, [1, 2, 3, 4, 5])
     handle.remove()
     subject = CausalLMSubject(loaded, [1, 2])
-    with pytest.raises(InvalidError, match="nothing is measured$"):
+    with pytest.raises(InvalidError, match=r"nothing is measured$"):
         subject(torch.full((1, 64), float("nan")))
 
 
