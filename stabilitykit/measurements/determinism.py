@@ -32,10 +32,11 @@ from stabilitykit.subjects.subject import Subject
 class RunToRun(Measurement):
     """Run the same input `runs` times after a first, and compare every bit: readings say how many differed.
 
-    Each run is a whole forward of B copies of x0. With `stop_early` the first run that differs ends it: enough for a
-    verdict, and the rate is then bounded as `numerics.sequential.first_event` says. `rate_bound` is the exact one-sided 95% upper bound on the rate of
+    Each run is a whole forward of B copies of x0. `rate_bound` is the exact one-sided 95% upper bound on the rate of
     differing runs, under the assumption that runs are independent draws of one machine state: it says nothing about
-    another process, load or clock. UsageError for fewer than one run. Cost: (runs + 1) * B forwards.
+    another process, load or clock. With `stop_early` the first run that differs ends it, which is enough for a verdict;
+    the bounds are then those of `numerics.sequential.first_event`. UsageError for fewer than one run. Cost: at most
+    (runs + 1) * B forwards.
     Source: Clopper & Pearson 1934.
     """
 

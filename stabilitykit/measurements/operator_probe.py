@@ -52,7 +52,7 @@ class OperatorProbe(Measurement[Machine]):
             "rate_bound",
             "share",
             "lower",
-            "upper confidence bound on the rate of differing repetitions, all operations together",
+            "upper confidence bound on the rate of differing repetitions, taken together",
         ),
         Metric("max_ulp", "ULP", "lower", "largest distance from true float64, rounded once, near zero too"),
         Metric("max_scaled_ulp", "ULP", "lower", "largest difference from true float64 over the row's largest ULP"),

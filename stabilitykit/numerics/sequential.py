@@ -1,4 +1,4 @@
-"""What may be claimed about a rate when the number of trials was not fixed before: stopped early, or looked at often."""
+"""What may be claimed about a rate where the number of trials was not fixed before, but stopped by what was seen."""
 
 from __future__ import annotations
 
