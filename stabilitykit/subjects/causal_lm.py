@@ -101,7 +101,7 @@ class CausalLMSubject(Subject):
             with torch.no_grad(), outputs_of(self.model) as outputs:
                 self.forward(self.copies(1))
             if found := origin(outputs):
-                raise InvalidError(f"{error}: {found}") from None
+                raise InvalidError(f"{error}; in its own forward {found}") from None
             raise
 
     def prepare(self, batch: int) -> None:

@@ -107,7 +107,9 @@ def test_an_overflow_of_one_prompt_names_the_module_and_one_of_a_planted_input_d
     loaded = adopt(tiny("llama"))
     inner = loaded.model.model.layers[1].mlp.down_proj
     handle = inner.register_forward_hook(lambda _m, _a, out: out * math.inf if out.shape[1] == 5 else out)
-    with pytest.raises(InvalidError, match=r"nothing is measured: module 'model\.layers\.1\.mlp\.down_proj' is"):
+    with pytest.raises(
+        InvalidError, match=r"nothing is measured; in its own forward module 'model\.layers\.1\.mlp\.down_proj' is"
+    ):
         CausalLMSubject(loaded, [1, 2, 3, 4, 5])
     handle.remove()
     subject = CausalLMSubject(loaded, [1, 2])
