@@ -66,8 +66,9 @@ class Steps:
         header, *former = lines
         for name in dict.fromkeys([*header, *identity]):
             if header.get(name) != identity.get(name):
+                named = name if name in identity else _short(name)
                 raise IncomparableError(
-                    f"{path} is of a run with {name if name in identity else _short(name)} {_short(header.get(name))}, this one has "
+                    f"{path} is of a run with {named} {_short(header.get(name))}, this one has "
                     f"{_short(identity.get(name))}; ask as that run did, or measure anew"
                 )
         self._former.extend(former)

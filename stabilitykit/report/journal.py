@@ -151,8 +151,9 @@ def resumable(folder: Path, identity: Mapping[str, Any]) -> Contents | None:
     former = contents.headers[0]["identity"]
     for name in dict.fromkeys([*former, *identity]):
         if former.get(name) != identity.get(name):
+            named = shortened(shown(name), 60)
             raise UsageError(
-                f"resume: {path} is of a run with {shortened(shown(name), 60)} {_short(former.get(name))}, this one has "
+                f"resume: {path} is of a run with {named} {_short(former.get(name))}, this one has "
                 f"{_short(identity.get(name))}; ask as that run did, or measure anew without resuming"
             )
     return contents

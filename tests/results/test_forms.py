@@ -17,7 +17,8 @@ FORM = {
     "old": Optional([str]),
 }
 RIGHT = {
-    "name": "", "count": 3, "sure": False, "kind": "b", "value": 1e308, "place": {"x": "y"}, "rows": [{"x": None}], "any": None,
+    "name": "", "count": 3, "sure": False, "kind": "b", "value": 1e308, "place": {"x": "y"},
+    "rows": [{"x": None}], "any": None,
 }  # fmt: skip
 
 
