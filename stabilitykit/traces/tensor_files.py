@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of, raw_bytes
 from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.results.archive import read_array
 from stabilitykit.subjects.headers import LARGEST, check_header
 
 FORMS = "a .safetensors or a .npy file"
@@ -58,7 +58,7 @@ class TensorFile:
             raise UsageError(f"{path} is not {FORMS}; other formats are never read")
         try:
             if path.suffix == ".npy":
-                self._array: Tensor | None = torch.from_numpy(np.load(path, allow_pickle=False))
+                self._array: Tensor | None = torch.from_numpy(read_array(path))
                 self.names = ["array"]
                 return
             self._array = None
