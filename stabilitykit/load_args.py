@@ -9,15 +9,24 @@ from typing import Any
 from stabilitykit.errors import UsageError
 
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
+_SECRET = re.compile(r"token|secret|password|credential|api_?key|authorization", re.IGNORECASE)
 
 
 def parsed(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
-    """Return keys and values, each key once with what was said last; UsageError for what is no pair."""
+    """Return keys and values, each key once with what was said last; UsageError for what is no pair, or a secret.
+
+    What a run was asked for is written into its report, a secret among it would be published.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         if not _ADVICE.match(pair):
             raise UsageError(f"load-arg {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
         key, value = pair.split("=", 1)
+        if _SECRET.search(key):
+            raise UsageError(
+                f"load-arg {key} may be a secret, and a report says what was asked for; put it into the environment, "
+                "as HF_TOKEN for the hub"
+            )
         found[key] = _json_or_text(value)
     return tuple(found.items())
 
