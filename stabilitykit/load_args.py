@@ -9,15 +9,24 @@ from typing import Any
 from stabilitykit.errors import UsageError
 
 _ADVICE = re.compile(r"[^\s=]+=.*\Z", re.DOTALL)
+_SECRET = re.compile(r"(.*_)?(token|secret|password|credentials?|api_?key|authorization)", re.IGNORECASE)
 
 
 def parsed(pairs: list[str], name: str = "load-arg") -> tuple[tuple[str, Any], ...]:
-    """Return keys and values, each key once with what was said last; UsageError for what is no pair."""
+    """Return keys and values, each key once with what was said last; UsageError for what is no pair, or a secret.
+
+    What a run was asked for is written into its report, a secret among it would be published.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         if not _ADVICE.match(pair):
             raise UsageError(f"{name} {pair!r} is not KEY=VALUE, for example trust_remote_code=false")
         key, value = pair.split("=", 1)
+        if _SECRET.fullmatch(key):
+            raise UsageError(
+                f"{name} {key} may be a secret, and a report says what was asked for; put it into the environment, "
+                "as HF_TOKEN for the hub"
+            )
         found[key] = _json_or_text(value)
     return tuple(found.items())
 
@@ -25,5 +34,5 @@ def parsed(pairs: list[str], name: str = "load-arg") -> tuple[tuple[str, Any], .
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number beyond all, too deep
         return value

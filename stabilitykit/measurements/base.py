@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.metric import Metric, Reading, readings
 from stabilitykit.results.plain import to_plain
@@ -106,7 +107,10 @@ class Measurement(ABC, Generic[Asked]):
 
     @final
     def measure(self, subject: Asked) -> Result:
-        """Answer the question and record what ran, where, and at what cost; UsageError for another kind of thing."""
+        """Answer the question and record what ran, where, and at what cost.
+
+        UsageError for another kind of thing, InvalidError where the device's memory does not suffice.
+        """
         if not isinstance(subject, self.needs):
             kind = self.needs.__name__
             raise UsageError(
@@ -115,7 +119,15 @@ class Measurement(ABC, Generic[Asked]):
             )
         before = vars(subject.counter).copy()
         start = time.perf_counter()
-        finding = self.find(subject)
+        try:
+            finding = self.find(subject)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            # Not tried again with fewer rows: another batch shape has other bits.
+            reason = str(error).splitlines()[0]
+            raise InvalidError(
+                f"{type(self).__name__} ran out of the device's memory ({reason}); give a smaller batch"
+            ) from None
         spent = {name: count - before[name] for name, count in vars(subject.counter).items()}
         return Result(
             measurement=type(self).__name__,

@@ -22,7 +22,7 @@ from stabilitykit.measurements.invariance import (
     worst_place,
 )
 from stabilitykit.measurements.progress import bar
-from stabilitykit.numerics import statistics
+from stabilitykit.numerics import sequential, statistics
 from stabilitykit.numerics.differences import difference
 from stabilitykit.results.metric import Metric
 from stabilitykit.subjects.subject import Subject
@@ -34,12 +34,15 @@ class RunToRun(Measurement):
 
     Each run is a whole forward of B copies of x0. `rate_bound` is the exact one-sided 95% upper bound on the rate of
     differing runs, under the assumption that runs are independent draws of one machine state: it says nothing about
-    another process, load or clock. UsageError for fewer than one run. Cost: (runs + 1) * B forwards.
+    another process, load or clock. With `stop_early` the first run that differs ends it, which is enough for a verdict;
+    the bounds are then those of `numerics.sequential.first_event`. UsageError for fewer than one run. Cost: at most
+    (runs + 1) * B forwards.
     Source: Clopper & Pearson 1934.
     """
 
     runs: int = 59
     confidence: float = 0.95
+    stop_early: bool = False
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("differing_runs", "runs", "lower", "runs in which any output bit differs from the first"),
@@ -63,7 +66,7 @@ class RunToRun(Measurement):
             raise UsageError(f"runs={self.runs} compares nothing; give at least 1")
 
     def cost(self, subject: Subject) -> Cost:
-        """Exact: one batch a run and one to compare with."""
+        """Exact, unless a difference ends it early: one batch a run and one to compare with."""
         return Cost(forwards=(self.runs + 1) * subject.batch)
 
     def find(self, subject: Subject) -> Finding:
@@ -76,6 +79,8 @@ class RunToRun(Measurement):
                 outputs.add(_key(again))
                 differences.append(difference(first, again))
                 progress.update()
+                if self.stop_early and not differences[-1].identical:
+                    break
         worst = max(differences, key=lambda one: (one.differing_bits, one.max_ulp))
         differing = sum(not one.identical for one in differences)
         rows = tuple(
@@ -85,17 +90,27 @@ class RunToRun(Measurement):
         return Finding(
             values={
                 "differing_runs": differing,
-                "runs": self.runs,
-                "rate_bound": statistics.rate_bound(differing, self.runs, self.confidence),
+                "runs": len(differences),
+                "rate_bound": self._bound(differing, len(differences)),
                 "distinct_outputs": len(outputs),
                 "differing_bits": worst.differing_bits,
                 "max_ulp": worst.max_ulp,
             },
-            sentence=f"{statistics.sentence(differing, self.runs, self.confidence)}, if runs are independent draws.",
+            sentence=f"{self._claim(differing, len(differences))}, if runs are independent draws.",
             verdict="differs" if differing else "pass",
             rows=rows,
             worst=worst_place(worst, "y", ("first", "again")) if differing else None,
         )
+
+    def _bound(self, differing: int, runs: int) -> float:
+        if self.stop_early and differing:
+            return sequential.first_event(runs, self.confidence)[1]
+        return statistics.rate_bound(differing, runs, self.confidence)
+
+    def _claim(self, differing: int, runs: int) -> str:
+        if self.stop_early and differing:
+            return sequential.sentence(runs, self.runs, self.confidence).capitalize()
+        return statistics.sentence(differing, runs, self.confidence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Finding, Measurement
 from stabilitykit.measurements.progress import bar
+from stabilitykit.numerics import statistics
 from stabilitykit.numerics.differences import Difference, difference
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Worst
@@ -31,7 +32,8 @@ class Invariance(Measurement):
 
     Rows: the columns of `place`, then differing_bits, share, max_ulp, max_scaled_ulp, l2, bits_equal. An observation:
     it is red where bits differ, and fails as a gate. The reference is computed twice; UsageError if it differs from
-    itself, since then nothing can be blamed on the way.
+    itself, since then nothing can be blamed on the way. Equal bits everywhere are said with their number and with
+    `rate_bound`, which takes the cases for independent draws of all that could be compared.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -41,12 +43,15 @@ class Invariance(Measurement):
         Metric("differing_cases", "cases", "lower", "compared outputs of which any bit differs"),
         Metric("cases", "cases", "neither", "outputs compared with the reference"),
         Metric("output_change", "output", "lower", "largest L2 distance from the reference"),
+        Metric("rate_bound", "share", "lower", "upper 95% confidence bound on the rate at which such cases differ"),
     )
     requires: ClassVar[Mapping[str, str]] = {"differing_bits": "<= 0"}
     place: ClassVar[tuple[str, ...]]
     """Columns of a row that say which way it was."""
     sides: ClassVar[tuple[str, str]]
     """What the reference and the other output are called beside each other."""
+    draws: ClassVar[str] = "cases"
+    """What the bound counts."""
     noise: ClassVar[str] = "the reference was computed twice with equal bits, so this is not run-to-run noise"
 
     @abstractmethod
@@ -65,6 +70,10 @@ class Invariance(Measurement):
     def name(self, where: Mapping[str, Any]) -> str:
         """Return the name of the output of one case."""
 
+    def counted(self, cases: Sequence[Case]) -> tuple[int, int]:
+        """Return how many of what the bound counts differ, and how many there are."""
+        return sum(not one.identical for _, one in cases), len(cases)
+
     def further(self, cases: Sequence[Case]) -> Mapping[str, float | Reading]:
         """Return readings that a subclass has beside the common ones."""
         return {}
@@ -82,17 +91,21 @@ class Invariance(Measurement):
         """Compare every case."""
         cases = self.compared(self.subjects(subject))
         differing = [case for case in cases if not case[1].identical]
+        bound, said = statistics.rate_bound(*self.counted(cases)), self.sentence(differing, cases)
+        if not differing:
+            said += f" {statistics.sentence(*self.counted(cases))}, if {self.draws} are independent draws."
         where, worst = max(cases, key=lambda case: (case[1].max_scaled_ulp, case[1].differing_bits))
         values: dict[str, float | Reading] = {
             **{metric.name: self._worst_reading(metric, cases) for metric in (BITS, ULP, SCALED)},
             "differing_cases": len(differing),
             "cases": len(cases),
             "output_change": max(one.l2 for _, one in cases),
+            "rate_bound": bound,
             **self.further(cases),
         }
         return Finding(
             values,
-            self.sentence(differing, cases),
+            said,
             verdict="differs" if differing else "pass",
             rows=tuple({**row, **columns(one)} for row, one in cases),
             worst=worst_place(worst, self.name(where), self.sides) if differing else None,

@@ -48,7 +48,12 @@ class OperatorProbe(Measurement[Machine]):
         Metric("operators", "operators", "neither", "operations that ran"),
         Metric("unsupported", "operators", "lower", "operations that the dtype or device lacks"),
         Metric("differing_operators", "operators", "lower", "operations of which a repetition gave other bits"),
-        Metric("rate_bound", "share", "lower", "upper confidence bound on the rate of differing repetitions"),
+        Metric(
+            "rate_bound",
+            "share",
+            "lower",
+            "upper confidence bound on the rate of differing repetitions, taken together",
+        ),
         Metric("max_ulp", "ULP", "lower", "largest distance from true float64, rounded once, near zero too"),
         Metric("max_scaled_ulp", "ULP", "lower", "largest difference from true float64 over the row's largest ULP"),
     )
@@ -168,6 +173,8 @@ def _sentence(ran: Sequence[Row], differing: Sequence[Row], probe: str, repeats:
         return f"Repeated {repeats} times, {', '.join(row['operator'] for row in differing)} gave other bits."
     worst = max(ran, key=lambda row: row["max_scaled_ulp"])
     return (
-        f"{len(ran)} operations, each repeated {repeats} times, gave the same bits; the farthest from true float64 is "
-        f"{worst['operator']}, {worst['max_scaled_ulp']:.3g} scaled ULP. Their digest is {probe}."
+        f"{len(ran)} operations, each repeated {repeats} times, gave the same bits: of all repetitions "
+        f"{statistics.sentence(0, repeats * len(ran))}, of each operation's {statistics.sentence(0, repeats)}. The "
+        f"farthest from true float64 is {worst['operator']}, {worst['max_scaled_ulp']:.3g} scaled ULP. Their digest is "
+        f"{probe}."
     )

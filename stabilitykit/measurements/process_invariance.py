@@ -40,6 +40,7 @@ class ProcessInvariance(Invariance):
 
     place: ClassVar[tuple[str, ...]] = ("process", "path", "length")
     sides: ClassVar[tuple[str, str]] = ("here", "there")
+    draws: ClassVar[str] = "processes"
     causes: ClassVar[tuple[str, ...]] = (
         "weights or inputs at addresses of another alignment, which choose other vector kernels",
         "a setting of this process (threads, precision flags, attention kernel) that a fresh one does not have",
@@ -76,6 +77,10 @@ class ProcessInvariance(Invariance):
                     cases.append((row, difference(left.cpu(), right)))
                 progress.update()
         return cases
+
+    def counted(self, cases: Sequence[Case]) -> tuple[int, int]:
+        """Return how many processes differ anywhere: the cases of one of them are not independent."""
+        return len({row["process"] for row, one in cases if not one.identical}), self.processes
 
     def sentence(self, differing: Sequence[Case], cases: Sequence[Case]) -> str:
         """Say in how many cases bits differ, and what is known to be different there."""

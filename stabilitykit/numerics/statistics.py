@@ -17,7 +17,7 @@ def rate_bound(events: int, trials: int, confidence: float = 0.95) -> float:
     Beta(events + 1, trials - events). Without events it is 1 - (1 - confidence)**(1 / trials); with an event
     in every trial it is 1. UsageError unless 0 <= events <= trials, trials >= 1, 0 < confidence < 1. O(1).
     """
-    _check(events, trials, confidence)
+    check(events, trials, confidence)
     if events == trials:
         return 1.0
     if events == 0:
@@ -45,7 +45,7 @@ def wilson(events: int, trials: int, confidence: float = 0.95) -> tuple[float, f
     quantile of (1 + confidence) / 2. An approximation that describes a rate; a claim rests on `rate_bound`.
     UsageError as there. O(1).
     """
-    _check(events, trials, confidence)
+    check(events, trials, confidence)
     share = events / trials
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / trials
     centre = share + z2 / 2
@@ -64,16 +64,18 @@ def sentence(events: int, trials: int, confidence: float = 0.95) -> str:
     bound = Decimal(rate_bound(events, trials, confidence)) * 100
     digits = Decimal(1).scaleb(bound.adjusted() - 1)
     relation = "<=" if events == trials else "<"
-    percent = _plain(bound.quantize(digits, rounding=ROUND_CEILING))
-    level = _plain(Decimal(str(confidence)) * 100)
+    percent = plain(bound.quantize(digits, rounding=ROUND_CEILING))
+    level = plain(Decimal(str(confidence)) * 100)
     return f"{events} of {trials} differed: rate {relation} {percent}% at {level}%"
 
 
-def _plain(number: Decimal) -> str:
+def plain(number: Decimal) -> str:
+    """Return a number as one writes it: without an exponent, and without zeros at the end."""
     return f"{number.normalize():f}"
 
 
-def _check(events: int, trials: int, confidence: float) -> None:
+def check(events: int, trials: int, confidence: float) -> None:
+    """UsageError for counts or a level that there cannot be."""
     if not (isinstance(events, Integral) and isinstance(trials, Integral)):
         raise UsageError(f"events and trials are counts, not {events!r} and {trials!r}")
     if not (trials >= 1 and 0 <= events <= trials):

@@ -61,6 +61,8 @@ class Stability:
         log, name = current(self._config), name or measurement.check_id()
         log.watch.start()
         subjects = _listed(subject)
+        for one in subjects:
+            log.watch.meet(getattr(one, "loaded", None))
         resume.guard(self._config, subjects)
         measurement = named.replayed(log, name, measurement, subjects)
         ask = self._asking(log, subjects)
@@ -128,6 +130,7 @@ class Stability:
         log = current(self._config)
         log.watch.start()
         loaded = loaded or getattr(log.item, "funcargs", {}).get("stability_model") or self.load()
+        log.watch.meet(loaded)
         prompt = self.prompts[0] if prompt is None else prompt
         key = (id(loaded), prompt, path, batch, site)
         if key not in self._subjects:

@@ -1,13 +1,19 @@
-"""Torch's global settings around a test: a measurement that leaves one changed falsifies every later one."""
+"""Torch's global settings and the model around a test: one that leaves them changed falsifies every later one."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import pytest
+
+from stabilitykit.errors import InvalidError
+
+if TYPE_CHECKING:
+    from stabilitykit.subjects.models import LoadedModel
 
 
 class _Setting(NamedTuple):
@@ -41,11 +47,16 @@ _SETTINGS: Mapping[str, _Setting] = {
 }
 
 
+_known: WeakKeyDictionary[LoadedModel, Mapping[str, str]] = WeakKeyDictionary()
+"""The models of this session as they were when first met: their digests are of then."""
+
+
 class Watch:
-    """The settings as a test found them, taken once torch is there; a test may be what imports it."""
+    """The settings as a test found them, taken once torch is there; a test may be what imports it. And its models."""
 
     def __init__(self) -> None:
         self._before: dict[str, object] | None = None
+        self._models: dict[int, LoadedModel] = {}
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -66,8 +77,32 @@ class Watch:
         if torch is not None and self._before is None:
             self._before = {name: setting.read(torch) for name, setting in _SETTINGS.items()}
 
+    def meet(self, loaded: LoadedModel | None) -> None:
+        """Watch over a model too; InvalidError for one that is not what it was when it was first met."""
+        if loaded is None or id(loaded) in self._models:
+            return
+        from stabilitykit.subjects.fingerprint import fingerprint
+
+        if loaded not in _known:
+            _known[loaded] = fingerprint(loaded.model)
+        elif part := _changed(loaded):
+            raise InvalidError(
+                f"{part} of {loaded.spec} is not what it was when it was first measured, and its digest is of then; "
+                "load the model again, or adopt it anew"
+            )
+        self._models[id(loaded)] = loaded
+
     def restore(self) -> list[str]:
-        """Put every changed setting back and return a sentence for each, so that one test's leak stays its own."""
+        """Put every changed setting back and return a sentence for each, so that one test's leak stays its own.
+
+        A model cannot be put back: from then on it is refused.
+        """
+        changed = [(_changed(loaded), loaded.spec) for loaded in self._models.values()]
+        leaks = [f"the test left {part} of {spec} changed: load the model anew" for part, spec in changed if part]
+        self._models = {}
+        return [*leaks, *self._restored()]
+
+    def _restored(self) -> list[str]:
         if self._before is None:
             return []
         torch = sys.modules["torch"]
@@ -79,3 +114,9 @@ class Watch:
                 leaks.append(f"the test left torch's {name} at {after}; it was {before}")
         self._before = None
         return leaks
+
+
+def _changed(loaded: LoadedModel) -> str:
+    from stabilitykit.subjects.fingerprint import changed, fingerprint
+
+    return changed(_known[loaded], fingerprint(loaded.model))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from stabilitykit.errors import UnsupportedError
+from stabilitykit.errors import InvalidError, UnsupportedError
 from stabilitykit.numerics.bits import name_of
+from stabilitykit.subjects.not_finite import origin, outputs_of
 from stabilitykit.subjects.sites import Stopped, Tap
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing, or that the model is an encoder. Cost: that forward, and block 0 twice with a backward.
+    says which part is missing, or that the model is an encoder; InvalidError names the module whose output is the first
+    that is not finite. Cost: that forward, and block 0 twice with a backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
@@ -135,11 +137,12 @@ def _probe(model: PreTrainedModel, base: nn.Module, ids: Tensor) -> tuple[list[t
 
     Attention models return their cache as `past_key_values`, state-space models under other names.
     """
-    outputs: list[tuple[str, Tensor]] = []
-    with _refusing(model, f"on token ids in {name_of(model.dtype)}"), _recorded(model, outputs), torch.no_grad():
+    with _refusing(model, f"on token ids in {name_of(model.dtype)}"), outputs_of(model) as outputs, torch.no_grad():
         result = base(input_ids=ids, use_cache=True)
     caches = [name for name, value in vars(result).items() if isinstance(value, Cache)]
     last = _required(model, "last hidden state", getattr(result, "last_hidden_state", None))
+    if not bool(torch.isfinite(last).all()):
+        raise InvalidError(f"{_kind(model)} gives no finite state: {origin(outputs)}; nothing is measured")
     return outputs, last, caches[0] if caches else None
 
 
@@ -176,26 +179,6 @@ def _refusing(model: nn.Module, what: str) -> Iterator[None]:
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(f"{_kind(model)} does not run {what} ({reason}); nothing can be measured") from error
-
-
-@contextmanager
-def _recorded(model: nn.Module, outputs: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Append (name, output) of every call of a submodule that returns a tensor, or a tuple that begins with one."""
-
-    def hook(name: str) -> Any:
-        def append(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) and output else output
-            if isinstance(first, Tensor):
-                outputs.append((name, first))
-
-        return append
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _peculiarities(block_names: list[str], outputs: list[tuple[str, Tensor]], shape: tuple[int, ...]) -> Iterator[str]:

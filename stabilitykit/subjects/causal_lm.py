@@ -11,24 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.subjects import (
-    batches,
-    described,
-    entry,
-    experts,
-    linearised,
-    noise,
-    oracle,
-    products,
-    proofs,
-    states,
-    variants,
-)
+from stabilitykit.subjects import batches, entry, experts, linearised, noise, oracle, products, proofs, states, variants
 from stabilitykit.subjects.anatomy import Anatomy, find
+from stabilitykit.subjects.described import described
 from stabilitykit.subjects.measurable import Counter
 from stabilitykit.subjects.models import LoadedModel
+from stabilitykit.subjects.not_finite import origin, outputs_of
 from stabilitykit.subjects.prefix import Prefix, prefix_of
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.site_call import answer, called
@@ -105,6 +95,16 @@ class CausalLMSubject(Subject):
         self.prepare(len(X))
         with self.running(implementation):
             return answer(self, self._arguments(X), len(X))
+
+    def finite(self, Y: Tensor) -> Tensor:
+        """Return Y, or raise InvalidError naming the first non-finite output and, if x0 gives one, the module."""
+        try:
+            return super().finite(Y)
+        except InvalidError as error:
+            with torch.no_grad(), outputs_of(self.model) as outputs:
+                self.forward(self.copies(1))
+            found = origin(outputs)
+            raise InvalidError(f"{error}; in its own forward {found}" if found else str(error)) from None
 
     def prepare(self, batch: int) -> None:
         """Cache the prefix for a batch shape now, before anything taps, differentiates or swaps kernels."""
@@ -255,7 +255,7 @@ class CausalLMSubject(Subject):
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the subject, with the proofs it rests on."""
-        return {**super().describe(), **described.described(self)}
+        return {**super().describe(), **described(self)}
 
     def _embed(self) -> Tensor:
         with torch.no_grad():

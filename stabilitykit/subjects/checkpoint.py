@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from stabilitykit.errors import UnreadableError
+from stabilitykit.subjects.headers import check_header, header_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +126,11 @@ def _readable(place: Path) -> Iterator[None]:
 
 
 def _require_safetensors(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
+    """UnreadableError without a file of weights, or for a header that is not read; see `headers.check_header`."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        check_header(header_of(file), file)
+    if not files:
         raise UnreadableError(
             f"{folder} holds no .safetensors weights; other formats can run code when read: "
             "convert with model.save_pretrained(folder)"

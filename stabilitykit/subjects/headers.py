@@ -17,6 +17,13 @@ MOST = 10_000
 """Tensors of a file that are read: a header of more is an attack or an accident."""
 
 
+def header_of(path: Path) -> bytes:
+    """Return the beginning of a file up to the end of its header, or as much of that as is ever read."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        return start + file.read(min(int.from_bytes(start, "little"), LARGEST))
+
+
 def check_header(content: bytes, path: Path) -> None:
     """Check the beginning of a file, at least its header; whatever the reader itself refuses is left to it.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 from stabilitykit.errors import UsageError
 from stabilitykit.subjects.anatomy import Anatomy
@@ -15,7 +17,7 @@ def token_ids(loaded: LoadedModel, anatomy: Anatomy, prompt: str | Sequence[int]
     UsageError for an empty prompt, an id outside the embedding, a prompt beyond the model's context (rotary models
     would silently extrapolate), or a text without a tokenizer.
     """
-    ids = _encode(loaded, prompt) if isinstance(prompt, str) else list(prompt)
+    ids = _encode(loaded, prompt) if isinstance(prompt, str) else [_whole(token) for token in prompt]
     if not ids:
         raise UsageError("the prompt is empty: there is no last token to perturb; give at least one token")
     rows = anatomy.embedding.weight.shape[0]  # type: ignore[index]
@@ -33,3 +35,11 @@ def _encode(loaded: LoadedModel, prompt: str) -> list[int]:
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.spec} has no tokenizer; give the prompt as a list of token ids")
     return [int(token) for token in loaded.tokenizer(prompt).input_ids]
+
+
+def _whole(token: Any) -> Any:
+    """Return an id of numpy or torch as the integer that it is, and anything else as it is: it will be refused."""
+    try:
+        return token if isinstance(token, bool) else operator.index(token)
+    except TypeError:
+        return token

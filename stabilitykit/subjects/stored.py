@@ -20,7 +20,7 @@ from stabilitykit.errors import UnreadableError
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.checkpoint import first_line, quiet, refuse_code
-from stabilitykit.subjects.headers import LARGEST, check_header
+from stabilitykit.subjects.headers import check_header, header_of
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.weights import named_weights
 
@@ -178,8 +178,7 @@ def _index(folder: Path) -> dict[str, str]:
 
 def _header(file: Path) -> list[tuple[str, Entry]]:
     try:
-        with file.open("rb") as stream:
-            check_header(stream.read(LARGEST + 8), file)
+        check_header(header_of(file), file)
         with safe_open(file, framework="pt") as opened:
             slices = [(name, opened.get_slice(name)) for name in opened.keys()]  # noqa: SIM118 - no mapping
             return [(n, Entry(_named(s.get_dtype()), tuple(s.get_shape()), file)) for n, s in slices]

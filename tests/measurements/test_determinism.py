@@ -9,6 +9,7 @@ from stabilitykit import StabilityFailure
 from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.measurements.determinism import BatchInvariance, RunToRun
 from stabilitykit.measurements.measure import measure
+from stabilitykit.numerics.sequential import first_event
 from stabilitykit.numerics.statistics import rate_bound
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
@@ -90,6 +91,23 @@ def test_one_run_of_59_is_caught(run):
     assert "1 of 59 differed" in result.sentence
     with pytest.raises(StabilityFailure, match="differing_runs 1 breaks <= 0"):
         result.check(**RunToRun.requires)
+
+
+@pytest.mark.parametrize("run", [1, 7, 59])
+def test_stopped_early_the_first_run_that_differs_is_the_last(run):
+    """The claim is about a first event: of a fixed number of runs it would be another one."""
+    asked, subject = RunToRun(stop_early=True), FunctionSubject(Changing([run + 1, run + 2]), X0, batch=2)
+    result = measure(asked, subject)
+    assert (result.verdict, result.execution.calls, len(result.rows)) == ("differs", run + 1, run)
+    assert (result.readings["runs"].value, result.readings["differing_runs"].value) == (run, 1)
+    assert result.readings["rate_bound"].value == first_event(run)[1] <= rate_bound(1, run)
+    assert result.sentence.startswith(f"Run {run} of at most 59 differed first: rate > ")
+    assert result.execution.forwards <= asked.cost(subject).forwards == 120
+
+
+def test_stopped_early_without_a_difference_is_not_stopped_and_says_what_is_said_else():
+    early, all_of_them = (measure(RunToRun(stop_early=e), FunctionSubject(clean, X0)) for e in (True, False))
+    assert (early.sentence, early.readings) == (all_of_them.sentence, all_of_them.readings)
 
 
 def test_a_first_run_that_differs_from_all_others_differs_from_all_others():
@@ -195,7 +213,11 @@ def test_a_row_wise_function_passes_also_as_a_gate():
     # copies in every slot and others in the first and last, for sizes 2, 3 and 8
     assert result.readings["cases"].value == len(result.rows) == (2 + 3 + 8) + 3 * 2
     assert all(row["bits_equal"] for row in result.rows)
-    assert result.sentence == "A row has the same bits alone and in company in all 19 cases."
+    assert result.sentence == (
+        "A row has the same bits alone and in company in all 19 cases. "
+        "0 of 19 differed: rate < 15% at 95%, if cases are independent draws."
+    )
+    assert result.readings["rate_bound"].value == rate_bound(0, 19)
     assert BatchInvariance().cost(subject).forwards == result.execution.forwards == 2 + 3 * 13
 
 
@@ -219,6 +241,7 @@ def test_every_way_to_depend_on_the_batch_is_caught(function, differing, sizes, 
     assert {row["share"] for row in found} == {bits / 8}
     assert result.readings["differing_bits"].value == bits
     assert result.readings["max_ulp"].value == max(row["max_ulp"] for row in found) in (1, 2)
+    assert result.readings["rate_bound"].value == rate_bound(differing, 19)
     assert result.readings["output_change"].value == max(row["l2"] for row in found) > 0
     assert f"in {differing} of 19 cases ({len(sizes)} combinations" in result.sentence
     if function is only_in_the_last_slot:

@@ -34,7 +34,11 @@ def test_a_fresh_process_loads_an_object_too_and_gives_its_bits():
         (1, "decode", 1, ""),
         (1, "decode", 3, ""),
     ]
-    assert result.sentence == "1 fresh process gave the same bits in all 4 cases."
+    assert result.sentence == (
+        "1 fresh process gave the same bits in all 4 cases. "
+        "0 of 1 differed: rate < 95% at 95%, if processes are independent draws."
+    )
+    assert result.readings["rate_bound"].value == pytest.approx(0.95)  # of processes, whatever each of them is asked
     assert result.execution.forwards == asked.cost(one).forwards == 4 * 3
 
 
@@ -47,6 +51,7 @@ def test_other_kernels_are_another_device_and_the_field_is_named():
     assert 0 < result.readings["max_scaled_ulp"].value < 1000
     assert "under ATEN_CPU_CAPABILITY=default" in result.sentence
     assert "Fields of the numeric environment that differ: cpu_capability" in result.sentence
+    assert result.readings["rate_bound"].value == 1
     assert result.worst.where.startswith("y (")
 
 

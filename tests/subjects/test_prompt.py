@@ -1,5 +1,7 @@
 """Prompts: what they become, and the sentence for every way they can be wrong."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,12 @@ def test_a_wrong_prompt_is_refused_in_one_sentence(loaded, anatomy, prompt, frag
     assert "\n" not in str(refusal.value)
 
 
+def test_ids_of_numpy_and_torch_are_ids(loaded, anatomy):
+    for given in (np.array([3, 5]), torch.tensor([3, 5]), [np.int64(3), torch.tensor(5)]):
+        ids = token_ids(loaded, anatomy, given)
+        assert (ids, [type(token) for token in ids]) == ([3, 5], [int, int])
+
+
 def test_the_last_context_position_is_still_legal(loaded, anatomy):
     assert len(token_ids(loaded, anatomy, [7] * 512)) == 512
 
@@ -83,6 +91,30 @@ def test_a_model_with_a_weight_that_is_no_number_is_refused(value):
     model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
     with pytest.raises(InvalidError, match=r"layers\.1\.mlp\.up_proj"):
         adopt(model)
+
+
+@pytest.mark.parametrize(("dtype", "large", "helps"), [("float32", 3e38, False), ("float16", 6e4, True)])
+def test_an_overflow_in_the_middle_of_a_forward_names_the_module_where_it_begins(dtype, large, helps):
+    """Of finite weights: a state that is no number would else be taken for a model without a final norm."""
+    model = tiny("llama", dtype=dtype)
+    model.model.layers[1].mlp.down_proj.weight.fill_(large)
+    with pytest.raises(InvalidError, match=r"'model\.layers\.1\.mlp\.down_proj' is the first to give") as refusal:
+        CausalLMSubject(adopt(model), [1, 2, 3])
+    assert ("load the model in bfloat16 or float32" in str(refusal.value)) == helps
+
+
+def test_an_overflow_of_one_prompt_names_the_module_and_one_of_a_planted_input_does_not():
+    loaded = adopt(tiny("llama"))
+    inner = loaded.model.model.layers[1].mlp.down_proj
+    handle = inner.register_forward_hook(lambda _m, _a, out: out * math.inf if out.shape[1] == 5 else out)
+    with pytest.raises(
+        InvalidError, match=r"nothing is measured; in its own forward module 'model\.layers\.1\.mlp\.down_proj' is"
+    ):
+        CausalLMSubject(loaded, [1, 2, 3, 4, 5])
+    handle.remove()
+    subject = CausalLMSubject(loaded, [1, 2])
+    with pytest.raises(InvalidError, match=r"nothing is measured$"):
+        subject(torch.full((1, 64), float("nan")))
 
 
 def test_a_model_whose_logits_are_no_number_is_refused():
