@@ -7,7 +7,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stabilitykit.cli import ab, baseline, bisect, compare, devices, endpoint, margins, models, predict, report, run
+from stabilitykit.cli import (
+    ab,
+    baseline,
+    bisect,
+    compare,
+    devices,
+    endpoint,
+    margins,
+    models,
+    power,
+    predict,
+    report,
+    run,
+)
 from stabilitykit.errors import StabilityError
 
 _COMMANDS = {
@@ -19,6 +32,7 @@ _COMMANDS = {
     "endpoint": endpoint,
     "margins": margins,
     "models": models,
+    "power": power,
     "predict": predict,
     "report": report,
 }
