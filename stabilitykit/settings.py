@@ -247,7 +247,7 @@ def _plant(raw: Mapping[str, Any]) -> str:
     for kept in ("save", "update", "record"):
         if raw[kept]:
             raise UsageError(f"plant breaks the model on purpose, and {kept} would keep what it then gives; drop one")
-    return fault_named(raw["plant"]).name
+    return fault_named(raw["plant"], "plant").name
 
 
 def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, Any]:

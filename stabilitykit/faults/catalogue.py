@@ -150,12 +150,12 @@ FAULTS: tuple[Fault, ...] = tuple(one for fault, when in _SOMETIMES for one in (
 """Each defect twice: at every call, and at some."""
 
 
-def fault_named(name: str) -> Fault:
-    """Return the fault of that name; UsageError with all names otherwise."""
+def fault_named(name: str, option: str = "fault") -> Fault:
+    """Return the fault of that name; UsageError with all names otherwise, which begins with where it was asked for."""
     for fault in (*FAULTS, NOTHING):
         if fault.name == name:
             return fault
-    raise UsageError(f"fault {name!r} is none of {', '.join(fault.name for fault in FAULTS)}")
+    raise UsageError(f"{option} {name!r} is none of {', '.join(fault.name for fault in FAULTS)}")
 
 
 def faults_like(pattern: str) -> Sequence[Fault]:
