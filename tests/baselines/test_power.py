@@ -112,6 +112,14 @@ def test_two_checks_of_one_test_count_its_fault_once():
     assert next(row["fired"] for row in result.rows if row["part"] == "fault") == 7
 
 
+def test_a_test_that_failed_before_it_measured_has_another_name():
+    clean, nothing = record("searched_flip", status=""), record("searched_flip", "pass", fired=0)
+    broken = replace(record("searched_flips", "invalid", status="", result=False), nodeid=clean.nodeid)
+    for planted, word in ((broken, "alone"), (replace(broken, nodeid="t.py::other"), "refused")):
+        result = power(Runs(report(clean), report(nothing), {SPLIT: report(planted)}), "FaultPower()")
+        assert result.rows[-1]["split-k"] == word
+
+
 def test_nothing_that_is_green():
     one = [record("red", "fail", status="")]
     with pytest.raises(UnreadableError, match="no check of the clean run can be used: red"):
