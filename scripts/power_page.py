@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stabilitykit.baselines.power import OUTCOMES
 from stabilitykit.faults.catalogue import FAULTS, WHEN
 from stabilitykit.results.atomic import atomic_write
 from stabilitykit.results.result import Result, Row
@@ -110,7 +111,8 @@ def _matrix(result: Result) -> str:
         signs = ["".join(SIGNS.get(str(row.get(fault.name, "")), " ") for fault in half) for half in halves]
         lines.append(f"{row['check']:28}  {'  '.join(signs)}".rstrip())
     key = ", ".join(f"{letter} {fault.defect}" for letter, fault in zip(letters, halves[0], strict=True))
-    return "```text\n" + "\n".join(lines) + f"\n```\n\n{key}.\n"
+    signs = "".join(f"- `{SIGNS.get(word, 'blank')}` {meaning}\n" for word, meaning in OUTCOMES.items())
+    return "```text\n" + "\n".join(lines) + f"\n```\n\n{key}.\n\n{signs}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -16,11 +16,11 @@ from stabilitykit.results.result import Execution, Result, Row
 OUTCOMES: Mapping[str, str] = {
     "alone": "caught by the check itself, with nothing to compare with",
     "baseline": "caught beside the readings of a run without the fault",
-    "better": "seen and let pass: all that moved beside the baseline is better",
-    "uncompared": "seen and let pass: what the baseline answers is another question now",
+    "better": "it moved and the run stays green, since all that moved beside the baseline is better",
+    "uncompared": "it moved and the run stays green, since the baseline answers another question now",
     "refused": "the check could not be asked",
     "missed": "not seen, though the fault fired",
-    "no place": "the fault had no place in what the check runs",
+    "no place": "the fault has no place in what the check runs",
 }
 CAUGHT = ("alone", "baseline")
 
@@ -51,7 +51,7 @@ def power(runs: Runs, title: str) -> Result:
 
     A check that is red in the clean run is left out, since nothing can be told from it. Of the others the cheapest is
     asked first: `adds` are the faults that none before it caught in that way. Cost is in rows through the model.
-    UnreadableError where a report lacks every check of the clean one.
+    UnreadableError where no check can be used.
     """
     clean = {check: record for check, record in _records(runs.clean).items() if record.result is not None}
     alarms = [check for check, record in clean.items() if _red(record) or _alarm(check, runs.nothing)]
@@ -73,7 +73,7 @@ def power(runs: Runs, title: str) -> Result:
         "adding_checks": sum(bool(row["adds"]) for row in checks),
         "checks": len(asked),
     }
-    first = next(iter(asked.values())).result
+    first, model = next(iter(asked.values())).result, runs.clean.run.settings["models"][0]
     assert first is not None
     return Result(
         measurement="FaultPower",
@@ -83,7 +83,7 @@ def power(runs: Runs, title: str) -> Result:
         sentence=_sentence(values, faults, alarms),
         readings=readings(METRICS, values),
         rows=(*faults, *checks),
-        subject={"model": runs.clean.run.settings["models"][0], "dtype": runs.clean.run.settings["dtypes"][0]},
+        subject={"name": model, "model": model, "dtype": runs.clean.run.settings["dtypes"][0]},
         environment=first.environment,
         execution=sum((row.result.execution for row in asked.values() if row.result), Execution()),
         causes=("the checks that were asked have no input on which the fault shows",),
@@ -113,9 +113,14 @@ def _records(report: Report) -> dict[str, Record]:
 
 def _same(report: Report, check: str, clean: Record) -> Record | None:
     """Return what became of a check; a test that failed before it measured is filed under its own name."""
-    records = _records(report)
-    failed = (record for record in report.records if record.nodeid == clean.nodeid and _red(record))
-    return records.get(check) or next(failed, None)
+    test = _test(clean)
+    failed = (record for record in report.records if _test(record) == test and _red(record))
+    return _records(report).get(check) or next(failed, None)
+
+
+def _test(record: Record) -> str:
+    """Return file and test, without the folders: they depend on where a run was started."""
+    return record.nodeid.rsplit("/", 1)[-1]
 
 
 def _short(check_id: str) -> str:

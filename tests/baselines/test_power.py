@@ -114,7 +114,7 @@ def test_two_checks_of_one_test_count_its_fault_once():
 
 def test_a_test_that_failed_before_it_measured_has_another_name():
     clean, nothing = record("searched_flip", status=""), record("searched_flip", "pass", fired=0)
-    broken = replace(record("searched_flips", "invalid", status="", result=False), nodeid=clean.nodeid)
+    broken = replace(record("searched_flips", "invalid", status="", result=False), nodeid=f"elsewhere/{clean.nodeid}")
     for planted, word in ((broken, "alone"), (replace(broken, nodeid="t.py::other"), "refused")):
         result = power(Runs(report(clean), report(nothing), {SPLIT: report(planted)}), "FaultPower()")
         assert result.rows[-1]["split-k"] == word

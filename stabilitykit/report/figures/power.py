@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 # From what is seen least to what is seen best; neighbours share a colour, since a glance asks for three things only.
 _LEVELS = {"no place": 0, "missed": 1, "refused": 1, "uncompared": 2, "better": 2, "baseline": 3, "alone": 4}
-_SIGNS = {"missed": "·", "refused": "?", "uncompared": "≈", "better": "≈", "baseline": "b", "alone": "!"}
+_SIGNS = {"missed": "·", "refused": "?", "uncompared": "=", "better": "≈", "baseline": "b", "alone": "!"}
 _COLOURS = (PAPER, GRID, ORANGE, BLUE, GREEN)
 _ROW, _EDGES = 17, 190
 
@@ -60,8 +60,8 @@ def _map(title: str, lead: str, faults: Sequence[Row], checks: Sequence[Row]) ->
     caught = [name for place, name in enumerate(names) if any(line[place] in ("alone", "baseline") for line in words)]
     caption = (
         f"{lead}. {len(caught)} of {len(names)} are caught. ! the check catches it alone, b beside a baseline saved "
-        "without it, ≈ it is seen but passes, · it is missed, ? the check cannot be asked, blank: the fault has no "
-        "place in what the check runs. The cheapest check is at the top."
+        "without it, ≈ and = it moves and the run stays green, · it is missed, ? the check cannot be asked, blank: the "
+        "fault has no place in what the check runs. The cheapest check is at the top."
     )
     return Figure(title, caption, [trace], shape, wide=True)
 
