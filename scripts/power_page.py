@@ -23,7 +23,7 @@ SIGNS = {
     "alone": "!",
     "baseline": "b",
     "better": "~",
-    "uncompared": "~",
+    "uncompared": "=",
     "refused": "?",
     "missed": ".",
     "no place": " ",
@@ -108,11 +108,16 @@ def _matrix(result: Result) -> str:
     letters = "abcdefghijklmnopqrstuvwxyz"[: len(halves[0])]
     lines = [f"{'':28}  always       sometimes", f"{'check':28}  {letters}  {letters}"]
     for row in _of(result, "check"):
-        signs = ["".join(SIGNS.get(str(row.get(fault.name, "")), " ") for fault in half) for half in halves]
+        signs = ["".join(_sign(row, fault.name) for fault in half) for half in halves]
         lines.append(f"{row['check']:28}  {'  '.join(signs)}".rstrip())
     key = ", ".join(f"{letter} {fault.defect}" for letter, fault in zip(letters, halves[0], strict=True))
     signs = "".join(f"- `{SIGNS.get(word, 'blank')}` {meaning}\n" for word, meaning in OUTCOMES.items())
     return "```text\n" + "\n".join(lines) + f"\n```\n\n{key}.\n\n{signs}"
+
+
+def _sign(row: Row, fault: str) -> str:
+    """Return the sign of an outcome; a dash for a fault that was not planted."""
+    return SIGNS.get(str(row[fault]), " ") if fault in row else "-"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
