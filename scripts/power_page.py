@@ -26,7 +26,6 @@ SIGNS = {
     "uncompared": "=",
     "refused": "?",
     "missed": ".",
-    "no place": " ",
 }
 _SHOWN = 3
 
