@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from stabilitykit.errors import UnreadableError as UnreadableError
     from stabilitykit.errors import UnsupportedError as UnsupportedError
     from stabilitykit.errors import UsageError as UsageError
+    from stabilitykit.faults.catalogue import FAULTS as FAULTS
+    from stabilitykit.faults.catalogue import Fault as Fault
+    from stabilitykit.faults.planted import Planted as Planted
+    from stabilitykit.faults.planted import planted as planted
     from stabilitykit.measurements.base import Cost as Cost
     from stabilitykit.measurements.base import Finding as Finding
     from stabilitykit.measurements.base import Measurement as Measurement

@@ -13,6 +13,8 @@ HOMES = {
         "UnsupportedError",
         "UsageError",
     ),
+    "faults.catalogue": ("FAULTS", "Fault"),
+    "faults.planted": ("Planted", "planted"),
     "measurements.base": ("Cost", "Finding", "Measurement"),
     "measurements.basis_vectors": ("BasisVectors",),
     "measurements.block_flips": ("BlockFlips",),

@@ -85,6 +85,7 @@ OPTIONS = (
         "resume", "go on with the run that was stopped in the report folder; measure only what it lacks", kind="flag"
     ),
     Option("dry-run", "state what each check would cost, and measure nothing", kind="flag"),
+    Option("plant", "put a fault of the catalogue into every forward, such as split-k: does the run catch it?", "NAME"),
     Option("progress", "draw progress bars also where no terminal is seen", kind="flag"),
 )
 
@@ -128,6 +129,7 @@ class Settings:
     require_baseline: bool = False
     resume: bool = False
     dry_run: bool = False
+    plant: str = ""
     progress: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,6 +202,7 @@ def resolve(given: Callable[[Option], Any], configured: Callable[[Option], Any],
         **_baselines(raw, roots),
         resume=_resume(raw["resume"], report),
         dry_run=bool(raw["dry-run"]),
+        plant=_plant(raw),
         progress=bool(raw["progress"]),
     )
 
@@ -241,6 +244,17 @@ def _resume(value: Any, report: str) -> bool:
     if value and not report:
         raise UsageError("resume goes on with the run of a report folder; name it with report")
     return bool(value)
+
+
+def _plant(raw: Mapping[str, Any]) -> str:
+    if not raw["plant"]:
+        return ""
+    from stabilitykit.faults.catalogue import fault_named
+
+    for kept in ("save", "update", "record"):
+        if raw[kept]:
+            raise UsageError(f"plant breaks the model on purpose, and {kept} would keep what it then gives; drop one")
+    return fault_named(raw["plant"], "plant").name
 
 
 def _baselines(raw: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stabilitykit.plugin import (
     options,
     places,
     plan,
+    planting,
     recorder,
     replay,
     rerun,
@@ -83,7 +84,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     settings = config.stash[options.SETTINGS]
     return (
         f"stability: {', '.join(settings.models)} in {', '.join(settings.dtypes)} on {', '.join(settings.devices)}, "
-        f"profile {settings.profile.name}, seed {settings.seed}"
+        f"profile {settings.profile.name}, seed {settings.seed}{planting.announced(settings)}"
     )
 
 
@@ -143,7 +144,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     __tracebackhide__ = True  # what a baseline is broken by is not to be read off this hook
     if not testlog.uses_stability(item):
         return (yield)
-    with testlog.log_of(item).watch.around(), testlog.naming(item):
+    with testlog.log_of(item).watch.around(), testlog.naming(item), planting.around(item):
         yield
         if item.config.stash[options.SETTINGS].dry_run:
             pytest.skip(plan.SKIPPED)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stabilitykit.errors import IncomparableError
-from stabilitykit.plugin import budget, keep, plan, resume, suite
+from stabilitykit.plugin import budget, keep, plan, planting, resume, suite
 from stabilitykit.plugin.options import SETTINGS
 from stabilitykit.plugin.recorder import CODE, DONE, JSON, KIND, PLAN, REFUSED, TAKEN
 from stabilitykit.report.journal import Journal
@@ -195,6 +195,7 @@ class Collector:
 
     def _note(self, session: pytest.Session) -> None:
         """Say what was taken over and how to go on, and which limit held nothing: that looks like a gate passed."""
+        self.notes += planting.note(self.settings)
         self.notes += plan.broken(self.records())
         self.notes += resume.notes(self.resumption, self.settings, len(self.texts), self.taken)
         if session.exitstatus == pytest.ExitCode.INTERRUPTED and self.settings.report:

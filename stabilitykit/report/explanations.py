@@ -158,6 +158,13 @@ CHAPTERS = (
         },
     ),
     Chapter(
+        "Power",
+        "What the checks are worth: bugs put into the model on purpose, one at a time, and which check saw them.",
+        {
+            "FaultPower": "Which of these bugs would the checks have caught?",
+        },
+    ),
+    Chapter(
         "Worst direction found by Hypothesis",
         "Many directions were drawn at random and steered towards the largest reaction; this is the worst one met.",
         {},

@@ -29,6 +29,8 @@ class Record:
     `changes` (field, then, now); it is empty without one.
     `known` says by which line of `--stability-known` a failure was excused: its file and number.
     `stated` is what the measurement said it would cost, under the names of `Execution`, for all its examples.
+    `planted` is what a fault of `--stability-plant` did in this check's test: its name, the calls that it had a place
+    in, and in how many of them it fired.
     """
 
     check_id: str
@@ -46,6 +48,7 @@ class Record:
     stated: Mapping[str, int] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
     known: str = ""
+    planted: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:

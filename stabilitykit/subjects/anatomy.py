@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.errors import InvalidError, StabilityError, UnsupportedError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects.not_finite import origin, outputs_of
 from stabilitykit.subjects.sites import Stopped, Tap
@@ -51,8 +51,8 @@ def find(model: PreTrainedModel) -> Anatomy:
 
     Blocks: the shallowest list of modules as long as the configuration's layer count. Final norm: the last module
     outside the blocks whose output is the last hidden state, bit for bit, in a forward of 3 tokens. UnsupportedError
-    says which part is missing, or that the model is an encoder; InvalidError names the module whose output is the first
-    that is not finite. Cost: that forward, and block 0 twice with a backward.
+    says which part is missing, or that the model is an encoder; InvalidError that its mask is lost, or names the module
+    whose output is the first that is not finite. Cost: that forward, and block 0 twice with a backward.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{_kind(model)} is an encoder-decoder; load a decoder-only language model instead")
@@ -69,10 +69,7 @@ def find(model: PreTrainedModel) -> Anatomy:
         X = embedding(ids)
         _state_after(first, base, X.clone())
     if _sees_later_tokens(base, X, first):
-        raise UnsupportedError(
-            f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
-            "language model instead"
-        )
+        raise _looks_ahead(model)
     norm = _find_norm(model, stem, outputs, last)
     block_names = [f"{stem}.{k}" for k in range(layers)]
     return Anatomy(
@@ -88,6 +85,19 @@ def find(model: PreTrainedModel) -> Anatomy:
         max_positions=getattr(config, "max_position_embeddings", None),
         past=past,
         notes=tuple(_peculiarities(block_names, outputs, (1, len(PROBE), hidden))),
+    )
+
+
+def _looks_ahead(model: nn.Module) -> StabilityError:
+    """Return what to say of a model whose first token sees the last: an encoder may, a decoder is broken."""
+    if any(getattr(module, "is_causal", None) is True for module in model.modules()):
+        return InvalidError(
+            f"{_kind(model)} has lost its mask: its attention is causal, yet its first token's state depends on the "
+            "last token; look at the mask that reaches the kernel"
+        )
+    return UnsupportedError(
+        f"{_kind(model)} is an encoder: its first token's state depends on the last token; load a decoder-only "
+        "language model instead"
     )
 
 

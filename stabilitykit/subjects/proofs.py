@@ -46,11 +46,9 @@ def prove(subject: CausalLMSubject) -> Proofs:
     embedding without an id inherits it. InvalidError where a repeated call differs.
     """
     alone, repeats = _alone(subject)
-    if not repeats:
+    if not repeats or not (subject.moved or _read_alone(subject)):
         unproved = {"ids_equal_embeddings": False, "repeatable": False, "lanes_independent": False}
         return replace(_proofs(subject, alone), **unproved, note="equal calls differ")
-    if not subject.moved:
-        _require_embeddings(subject)
     if lanes_independent(subject, alone):
         return _proofs(subject, alone)
     for experts in EXPERTS if subject.has_experts else ():
@@ -103,19 +101,37 @@ def _crowd(subject: CausalLMSubject, seed: int) -> tuple[Tensor, Tensor]:
     return torch.where(kept.to(others.device)[:, None], subject.copies(subject.batch), others), kept
 
 
-def _require_embeddings(subject: CausalLMSubject) -> None:
+def _read_alone(subject: CausalLMSubject) -> bool:
+    """Return whether embeddings give the ids' logits; UnsupportedError for a model that reads more than them.
+
+    Two ways that differ are asked again, since noise may have parted them: InvalidError, or False if it was allowed.
+    """
     ids = torch.tensor([subject.ids], device=subject.x0.device)
-    embeddings = subject.embeddings[None]
-    with torch.no_grad():
-        by_ids = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-        by_embeddings = subject.model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=1).logits
+    ways = {"input_ids": ids, "inputs_embeds": subject.embeddings[None]}
+    by_ids, by_embeddings = (_logits(subject, **{name: given}) for name, given in ways.items())
     subject.finite(by_ids.flatten(0, 1))
-    if not bits_equal(by_ids, by_embeddings):
-        gap = float((by_ids.double() - by_embeddings.double()).abs().max())
-        raise UnsupportedError(
-            f"{subject.name} ({type(subject.model).__name__}): logits from embeddings differ from logits from ids by "
-            f"up to {gap:.3g}, so its input is more than the embedding; it cannot be measured as a function of it"
+    if bits_equal(by_ids, by_embeddings):
+        return True
+    again = [_logits(subject, **{name: given}) for name, given in ways.items()]
+    if not (bits_equal(by_ids, again[0]) and bits_equal(by_embeddings, again[1])):
+        if subject.allow_noise:
+            return False
+        raise InvalidError(
+            f"{subject.name} is not repeatable: its logits differ between two equal calls "
+            f"[{name_of(subject.x0.dtype)}, whole prompt]; only RunToRun is meaningful: pass allow_noise=True for it"
         )
+    gap = float((by_ids.double() - by_embeddings.double()).abs().max())
+    raise UnsupportedError(
+        f"{subject.name} ({type(subject.model).__name__}): logits from embeddings differ from logits from ids by "
+        f"up to {gap:.3g}, so its input is more than the embedding; it cannot be measured as a function of it"
+    )
+
+
+def _logits(subject: CausalLMSubject, **given: Tensor) -> Tensor:
+    """Return the logits (1, 1, M) of the last token, with no cache in between."""
+    with torch.no_grad():
+        logits: Tensor = subject.model(**given, use_cache=False, logits_to_keep=1).logits
+    return logits
 
 
 def _alone(subject: CausalLMSubject) -> tuple[Tensor, bool]:

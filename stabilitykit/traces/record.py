@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.operator_probe import probe
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.digest import short_digest
@@ -46,7 +46,7 @@ def record(
     """Generate up to `tokens` tokens of each prompt and return the recording; see `Generation` for what is kept.
 
     Each prompt runs twice: plainly, with nothing that listens, and recorded. The logits of every step must have the
-    same bits in both: UnsupportedError says where a model does not repeat itself, or where listening changes it. With
+    same bits in both: InvalidError if a model does not repeat itself, UnsupportedError if listening changes it. With
     `level="op"` the operations of `steps` are recorded as well. `prompts` may be another recording: then its prompts
     are continued, and with `forced` its tokens are read, whatever this model would say (teacher forcing), so that every
     step of both is about the same input. `whole` has all the weights where `loaded` holds a share of them. UsageError
@@ -155,13 +155,16 @@ def _operations(loaded: LoadedModel, taken: _Taken, steps: Iterable[int]) -> dic
 
 
 def _prove(loaded: LoadedModel, prompt: Prompt, taken: _Taken) -> None:
-    """UnsupportedError where the recorded logits are not those of a plain generation."""
+    """InvalidError where the recorded logits are not those of a plain generation, since no two generations are equal.
+
+    UnsupportedError where it is the recording that changes them.
+    """
     differing = taken.first_difference()
     if differing is None:
         return
     where = f"step {differing} of the prompt {prompt.text[:40]!r}"
-    if taken.plain() != taken.plain():
-        raise UnsupportedError(
+    if not taken.repeats():
+        raise InvalidError(
             f"{loaded.spec} does not repeat itself: two plain generations differ before or at {where}; "
             "measure RunToRun, and switch nondeterministic kernels off"
         )
@@ -193,6 +196,10 @@ class _Taken:
     def plain(self) -> list[bytes]:
         """Return the digest of each step's logits, with nothing that listens."""
         return [short_digest(row) for row in _rows(self.text, self.said)]
+
+    def repeats(self) -> bool:
+        """Return whether two more plain generations are equal to the first."""
+        return self.plain() == self._plain == self.plain()
 
     def first_difference(self) -> int | None:
         """Return the first step whose recorded logits are not the plain ones, None if all are."""

@@ -31,7 +31,7 @@ class Trace(Measurement[LoadedModel]):
     A recording is proved against a plain generation, with nothing that listens; the repetitions are then compared with
     it stage by stage, so that a difference has a place. `folder` keeps the recording for `stabilitykit compare`. Rows:
     a prompt each, with what was said and its smallest margin between the two largest logits. UsageError for prompts or
-    counts that cannot be meant, UnsupportedError where a plain generation does not repeat itself. Cost: two rows a
+    counts that cannot be meant, InvalidError where a plain generation does not repeat itself. Cost: two rows a
     token for each time, and with `level="op"` the operations of `steps`. Source: the study's generation scripts, with
     token ids for words and a cache for the whole text again at each token.
     """

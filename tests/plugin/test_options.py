@@ -123,6 +123,7 @@ GIVEN = {
     "require-baseline": None,
     "resume": None,
     "dry-run": None,
+    "plant": "split-k",
     "progress": None,
 }
 UNTOLD = {
@@ -130,6 +131,7 @@ UNTOLD = {
     "replay": "needs a run",
     "resume": "needs a stopped run",
     "dry-run": "measures nothing",
+    "plant": "excludes what keeps anything; test_option_plant.py has it",
 }
 TELLS = """
 import json

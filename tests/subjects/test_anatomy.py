@@ -6,7 +6,8 @@ from oracles.cache_name import ATTENTION, STATE_SPACE
 from torch import nn
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-from stabilitykit.errors import UnsupportedError
+from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.faults.planted import planted
 from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.tiny import FAMILIES, tiny
 
@@ -109,12 +110,18 @@ def test_only_the_encoder_is_one(family, dtype):
         find(model)
 
 
-def test_a_decoder_that_looks_ahead_is_an_encoder():
-    """Planted: the last token's state leaks into all others, by a millionth."""
+def test_a_decoder_that_looks_ahead_has_lost_its_mask():
+    """Planted: the last token's state leaks into all others, by a millionth. To skip such a model would hide it."""
     model = tiny("llama")
     model.model.layers[0].register_forward_hook(lambda _m, _a, state: state + 1e-6 * state[:, -1:])
-    with pytest.raises(UnsupportedError, match="LlamaForCausalLM is an encoder"):
+    with pytest.raises(InvalidError, match="LlamaForCausalLM has lost its mask: its attention is causal"):
         find(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mixtral"])
+def test_a_mask_that_does_not_reach_the_kernel_is_no_encoder(family):
+    with planted("dropped-mask"), pytest.raises(InvalidError, match="has lost its mask"):
+        find(tiny(family))
 
 
 def test_a_model_without_derivatives_is_taken_for_causal():

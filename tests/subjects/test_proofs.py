@@ -7,6 +7,7 @@ import torch
 from oracles.cache_name import ATTENTION
 
 from stabilitykit.errors import InvalidError, UnsupportedError
+from stabilitykit.faults.planted import planted
 from stabilitykit.measurements.boundary import FirstChange
 from stabilitykit.measurements.determinism import RunToRun
 from stabilitykit.numerics.bits import bits_equal
@@ -85,6 +86,15 @@ def test_a_model_whose_embedding_misses_one_bit_is_refused():
 
 
 # --- repeatability
+
+
+def test_noise_that_begins_late_is_noise_and_no_second_input():
+    """Planted: from the second forward of the prompt on, products are narrow. Unsupported would have been a skip."""
+    with planted("tf32@from-the-second"), pytest.raises(InvalidError, match="its logits differ between two equal"):
+        CausalLMSubject(load("tiny:llama"), IDS, path="decode")
+    with planted("tf32@from-the-second"):
+        noisy = CausalLMSubject(load("tiny:llama"), IDS, path="decode", allow_noise=True)
+    assert not noisy.proofs.repeatable
 
 
 @pytest.mark.parametrize("path", ["prefill", "decode"])

@@ -31,6 +31,7 @@ from stabilitykit.report.figures import (
     noise,
     operators,
     parts,
+    power,
     prediction,
     profiles,
     prompts,
@@ -108,6 +109,7 @@ DRAWINGS: Mapping[str, Callable[[Result], list[Figure]]] = {
     "Signature": defects.draw_signature,
     "PromptSuite": prompts.draw,
     "Geometry": geometry.draw,
+    "FaultPower": power.draw,
 }
 
 
