@@ -1,0 +1,182 @@
+"""Mutants in a seeded order, each in a fork of a process that has everything imported; a journal that goes on."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from torture.mutants.operators import Mutant, mutants
+from torture.mutants.planting import living, replace_code, replace_source
+from torture.mutants.reach import Reach, Tracing
+from torture.mutants.trial import Found, Outcome, collect, forked, run_items, silent, tried
+
+SEED = 9
+IMPOSSIBLE = -1
+"""The number of tests of a mutant that no living function has."""
+PRELOADED = (
+    *("torch", "transformers.models.llama.modeling_llama", "pandas", "gguf", "ml_dtypes"),
+    *("scipy.stats", "scipy.optimize", "scipy.linalg", "scipy.special", "scipy.ndimage", "scipy.spatial.distance"),
+    *("_pytest.unittest", "_pytest.junitxml", "hypothesis.extra.numpy"),
+    *("pytest_benchmark.plugin", "xdist.plugin", "anyio.pytest_plugin"),
+)
+"""What nearly every fork would import for itself, and no plugin of pytest minds."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is mutated and what must notice: a room's files and the folders of its tests."""
+
+    root: Path
+    room: str  # relative to root, such as stabilitykit/numerics
+    tests: tuple[str, ...]
+    preloaded: tuple[str, ...] = PRELOADED
+    spare: float = 10.0
+    """Processor seconds that a mutant may take beside ten times what its tests take without it."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Every source of the room by its name."""
+        paths = sorted((self.root / self.room).glob("*.py"))
+        return {path.relative_to(self.root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """A digest of every source, and of every file of the tests and of what stands above them."""
+        paths = {path for folder in self.tests for path in (self.root / folder).rglob("*.py")}
+        paths |= (
+            {self.root / file for file in self.sources}
+            | set(self.root.glob("*.py"))
+            | set(self.root.glob("tests/*.py"))
+        )
+        named = ((path.relative_to(self.root).as_posix(), path) for path in sorted(paths))
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in named}
+
+    def order(self) -> list[Mutant]:
+        """All mutants in an order drawn from the seed: any beginning of it is a random sample."""
+        found = [mutant for file, source in self.sources.items() for mutant in mutants(file, source)]
+        random.Random(SEED).shuffle(found)
+        return found
+
+
+class Journal:
+    """Outcomes on disk, a line each; those of a file that was edited since do not count."""
+
+    def __init__(self, path: Path, ground: Ground) -> None:
+        self.path, self.ground = path, ground
+        self.digests = ground.digests
+        self.outcomes: dict[str, Outcome] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            one = json.loads(line)
+            if self.digests.get(one["file"]) == one["source"]:
+                self.outcomes[one["name"]] = Outcome(*one["outcome"])
+
+    def add(self, mutant: Mutant, outcome: Outcome) -> None:
+        """Note an outcome, at once and on disk."""
+        self.outcomes[mutant.name] = outcome
+        line = {"name": mutant.name, "file": mutant.file, "source": self.digests[mutant.file], "outcome": outcome}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def reached(ground: Ground, path: Path) -> Reach:
+    """Return which tests run which lines: what `path` holds, after the tests have been run that it does not know."""
+    known, digests = Reach.read(path), ground.digests
+    shared = {file for file in digests if file.endswith("conftest.py")}
+    if stale := known.stale(digests, shared):
+        newer = path.with_suffix(".new")
+        child = os.fork()
+        if child == 0:
+            silent()
+            os._exit(collect(ground.root, stale, lambda session: _trace(session, ground, newer)))
+        os.waitpid(child, 0)
+        known = known.renewed(Reach.read(newer), stale, digests)
+        known.write(path)
+        newer.unlink()
+    return known
+
+
+def _trace(session: pytest.Session, ground: Ground, path: Path) -> None:
+    tracing = Tracing(ground.root, [ground.room])
+    session.config.pluginmanager.register(tracing)
+    tracing.coverage.start()
+    failed = run_items(session, session.items, to_the_end=True)
+    tracing.coverage.stop()
+    tracing.reach(failed).write(path)
+
+
+def run(
+    ground: Ground, journal: Journal, reach: Reach, todo: list[Mutant], seconds: float, each: float = math.inf
+) -> Iterator[tuple[Mutant, Outcome]]:
+    """Try each mutant in turn until the time is over. One test process lives; each mutant is a fork of it.
+
+    With `each`, a mutant has so many seconds of its quickest tests; if they do not notice it, it is left `open`.
+    """
+    for name in ground.preloaded:
+        importlib.import_module(name)
+    here, there = Pipe()
+    server = os.fork()
+    if server == 0:
+        here.close()
+        silent()
+        os._exit(collect(ground.root, ground.tests, lambda session: _serve(session, ground, reach, there)))
+    there.close()
+    end = time.monotonic() + seconds
+    for mutant in todo:
+        if time.monotonic() > end:
+            break
+        tests = reach.tests(mutant)
+        shown = reach.quickest(tests, each)
+        here.send((mutant, shown))
+        outcome = here.recv() or _imported(ground, reach, mutant, shown)
+        if outcome.verdict == "survived" and len(shown) < len(tests):
+            outcome = outcome._replace(verdict="open")
+        journal.add(mutant, outcome)
+        yield mutant, outcome
+    here.close()
+    os.waitpid(server, 0)
+
+
+def _serve(session: pytest.Session, ground: Ground, reach: Reach, asked: Connection) -> None:
+    """Answer each mutant with its outcome, or None if it cannot be planted in what is imported."""
+    functions = living(ground.root)
+    if not any(Path(file).is_relative_to(ground.root / ground.room) for file, *_ in functions):
+        raise RuntimeError(f"the tests import no function of {ground.root / ground.room}: another copy, or none")
+    gc.freeze()
+    while True:
+        try:
+            mutant, tests = asked.recv()
+        except EOFError:
+            return
+
+        def work(_: object, mutant: Mutant = mutant, tests: list[str] = tests) -> Found:
+            if not replace_code(mutant, ground.root, functions):
+                return Found("", IMPOSSIBLE)
+            return tried(session, tests)
+
+        outcome = forked(work, reach.limit(tests, ground.spare))
+        asked.send(None if outcome.tests == IMPOSSIBLE else outcome)
+
+
+def _imported(ground: Ground, reach: Reach, mutant: Mutant, tests: list[str]) -> Outcome:
+    """Try it in a fork that has nothing of the kit imported yet: constants, defaults and classes are made anew."""
+
+    def work(leave: Callable[[Found], NoReturn]) -> Found:
+        replace_source(mutant, ground.root)
+        files = sorted({test.partition("::")[0] for test in tests})
+        collect(ground.root, files, lambda session: leave(tried(session, tests)))
+        return Found("collection", 0)  # pytest did not come as far as the tests
+
+    return forked(work, reach.limit(tests, 2 * ground.spare)) if tests else Outcome("survived", "", 0)

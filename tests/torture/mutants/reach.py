@@ -1,0 +1,155 @@
+"""Which tests run which lines, and how long each takes: a mutant is shown to these, the quickest first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import coverage
+import pytest
+from torture.mutants.operators import Mutant
+
+
+class Reach(NamedTuple):
+    """Seconds of every test, and the tests of every line of every file; and the digests of what that was seen on."""
+
+    seconds: dict[str, float]
+    lines: dict[str, dict[int, list[str]]]
+    digests: dict[str, str]
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Return the tests that a mutant is shown to, in order: those that run it, then the rest of their files.
+
+        Lines that run at import, and what the first of several tests computes for all (a cached function), are
+        nobody's: therefore whole files. A module's own statements are shown to the tests of all its lines.
+        """
+        lines = self.lines.get(mutant.file, {})
+        near = {test for test in lines.get(mutant.line, ()) if mutant.inside}
+        near = near or {test for tests in lines.values() for test in tests}
+        files = {test.partition("::")[0] for test in near}
+        rest = {test for test in self.seconds if test.partition("::")[0] in files} - near
+        return [*self._varied(near), *self._varied(rest)]
+
+    def _varied(self, tests: set[str]) -> list[str]:
+        """Order by time, one case of every test function before the second case of any: cases notice much the same."""
+        cases = Counter[str]()
+        order = []
+        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
+            function = test.partition("[")[0]
+            order.append((cases[function], self.seconds[test], test))
+            cases[function] += 1
+        return [test for _, _, test in sorted(order)]
+
+    def quickest(self, tests: list[str], seconds: float) -> list[str]:
+        """Return the beginning of the tests that takes at most so long, and one at least."""
+        ends = itertools.accumulate(self.seconds[test] for test in tests)
+        return [test for test, end in zip(tests, ends, strict=True) if end <= seconds] or tests[:1]
+
+    def limit(self, tests: list[str], spare: float) -> float:
+        """Return the processor seconds after which a mutant is taken to hang: ten times what the tests need."""
+        return 10 * sum(self.seconds[test] for test in tests) + spare
+
+    def stale(self, digests: dict[str, str], shared: Container[str]) -> list[str]:
+        """Return the files of tests to trace anew, of those in `digests`: edited ones, and those of an edited source.
+
+        `shared` names the files that any test may depend on, such as a conftest.
+        """
+        changed = {file for file in {*digests, *self.digests} if digests.get(file) != self.digests.get(file)}
+        if any(file in shared for file in changed):
+            return [file for file in digests if _is_test(file)]
+        moved = {
+            test.partition("::")[0] for file in changed for tests in self.lines.get(file, {}).values() for test in tests
+        }
+        return [file for file in digests if _is_test(file) and file in changed | moved]
+
+    def renewed(self, newer: Reach, traced: Sequence[str], digests: dict[str, str]) -> Reach:
+        """Return what is known after some files of tests were traced anew, and of those that exist only."""
+        gone = {file for file in self.digests if file not in digests} | set(traced)
+        seconds = {test: spent for test, spent in self.seconds.items() if test.partition("::")[0] not in gone}
+        lines: dict[str, dict[int, list[str]]] = {}
+        for reach in (self, newer):
+            for file, of_file in reach.lines.items():
+                for line, tests in of_file.items():
+                    kept = [test for test in tests if test in (seconds if reach is self else newer.seconds)]
+                    lines.setdefault(file, {}).setdefault(line, []).extend(kept)
+        return Reach(seconds | newer.seconds, lines, digests)
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, each name once."""
+        names = {test: number for number, test in enumerate(self.seconds)}
+        lines = {
+            file: {line: [names[test] for test in tests] for line, tests in of_file.items()}
+            for file, of_file in self.lines.items()
+        }
+        whole = {"seconds": self.seconds, "lines": lines, "digests": self.digests}
+        path.write_text(json.dumps(whole), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Reach:
+        """Read what `write` wrote; nothing is known where there is no file."""
+        if not path.exists():
+            return cls({}, {}, {})
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = list(found["seconds"])
+        lines = {
+            file: {int(line): [names[number] for number in tests] for line, tests in of_file.items()}
+            for file, of_file in found["lines"].items()
+        }
+        return cls(found["seconds"], lines, found["digests"])
+
+
+def _is_test(file: str) -> bool:
+    return file.rpartition("/")[2].startswith("test_")
+
+
+class Tracing:
+    """A pytest plugin that files each line under the test that runs it, a shared fixture's under all that use it."""
+
+    def __init__(self, root: Path, rooms: list[str]) -> None:
+        self.root, self.now = root, ""
+        self.coverage = coverage.Coverage(data_file=None, include=[str(root / room / "*.py") for room in rooms])
+        self.seconds: dict[str, float] = {}
+        self.sharing: dict[str, list[str]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Time the test, and file its lines under its name."""
+        self._switch(item.nodeid)
+        began = time.process_time()
+        result = yield
+        self.seconds[item.nodeid] = round(time.process_time() - began, 4)
+        self._switch("")
+        for name in getattr(item, "fixturenames", ()):
+            for owner in {"", ".", *(node.nodeid for node in item.listchain())}:
+                self.sharing.setdefault(f"{owner}|{name}", []).append(item.nodeid)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+        """File the lines of a fixture that several tests share under the fixture's name."""
+        before = self.now
+        if fixturedef.scope != "function":
+            self._switch(f"{request.node.nodeid}|{fixturedef.argname}")
+        result = yield
+        self._switch(before)
+        return result
+
+    def _switch(self, context: str) -> None:
+        self.now = context
+        self.coverage.switch_context(context)
+
+    def reach(self, failed: list[str]) -> Reach:
+        """Return what was seen, without the tests that fail as it is."""
+        passed = set(self.seconds) - set(failed)
+        data = self.coverage.get_data()
+        lines: dict[str, dict[int, list[str]]] = {}
+        for file in data.measured_files():
+            of_file = lines.setdefault(str(Path(file).relative_to(self.root)), {})
+            for line, contexts in data.contexts_by_lineno(file).items():
+                of_file[line] = sorted({test for one in contexts for test in self.sharing.get(one, [one])} & passed)
+        return Reach({test: spent for test, spent in self.seconds.items() if test in passed}, lines, {})
