@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -98,3 +99,14 @@ def test_the_seed_decides_and_the_cells_stay():
 def test_too_few_shuffles_are_refused():
     with pytest.raises(UsageError, match="at least 199"):
         moran(LINE, shuffles=99)
+
+
+def test_p_is_that_of_all_arrangements():
+    """All 84 ways to place three cells of nine, each measured by the dense formula."""
+    B = np.zeros((3, 3), dtype=bool)
+    B.flat[[0, 1, 3]] = True
+    every = [np.isin(np.arange(9), places).reshape(3, 3) for places in itertools.combinations(range(9), 3)]
+    off = np.array([abs(dense(one) + 1 / 8) for one in every])
+    exact = np.mean(off >= abs(dense(B) + 1 / 8) - 1e-9)
+    assert 0.1 < exact < 0.9
+    assert moran(B, shuffles=4000).p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 4000))

@@ -85,6 +85,9 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
     assert rank_interval(0.3, 3) == (-1.0, 1.0)
     assert rank_interval(0.3, 4, fixed=1) == (-1.0, 1.0)
     assert rank_interval(math.nan, 100) == (-1.0, 1.0)
+    assert rank_interval(0.3, 4) == pytest.approx(
+        [math.tanh(math.atanh(0.3) + side * 1.959963985 * math.sqrt(1.045)) for side in (-1, 1)]
+    )
     low, high = rank_interval(1.0, 50)
     assert 0.99 < low < high <= 1
     wide, narrow = rank_interval(0.3, 20), rank_interval(0.3, 2000)

@@ -44,7 +44,8 @@ def test_a_band_that_reaches_an_end_is_open():
 
 def test_equal_predictions_of_both_classes_make_no_width():
     flat = np.zeros((4, 4))
-    assert mixed_band(flat, np.eye(4, dtype=bool)).width == 0
+    found = mixed_band(flat, np.eye(4, dtype=bool))
+    assert (found.width, found.share, found.open) == (0, 0, False)
 
 
 def test_a_flat_map_has_no_band():

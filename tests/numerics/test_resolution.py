@@ -143,3 +143,9 @@ def test_a_step_in_columns():
     still = step_columns(torch.zeros(3, dtype=torch.float64), 4.0, d)
     assert math.isnan(still["alignment"])
     assert (still["realised_norm"], still["realised_ratio"], still["coords_moved"]) == (0, 0, 0)
+
+
+def test_what_never_moves_has_no_threshold():
+    """Even the largest step times this direction is far below half a spacing."""
+    found = thresholds(Lattice(torch.tensor([1e38]), torch.tensor([1e-300], dtype=torch.float64)))
+    assert all(math.isnan(found[name]) for name in found if name != "zeros")

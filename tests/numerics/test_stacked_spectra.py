@@ -41,9 +41,12 @@ def test_no_square_leaves_the_range(scale):
     )
 
 
-def test_large_stacks_are_cut_into_batches():
+def test_large_stacks_are_cut_into_batches(monkeypatch):
+    widened, eigvalsh = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda A: widened.append(len(A)) or eigvalsh(A))
     A = torch.from_numpy(normal(9, 4, _BATCH // 16)).float()
     np.testing.assert_allclose(singular_values(A)[8], np.linalg.svd(A[8].double(), compute_uv=False), rtol=1e-12)
+    assert widened == [4, 4, 1], "as many matrices at a time as have 2^22 elements"
 
 
 def test_exact_relations():
@@ -114,3 +117,13 @@ def test_the_floor_lies_between_rounding_and_full_rank(dtype):
     for stack, deficient in ((low, True), (full, False)):
         s = singular_values(stack)
         assert ((s[:, -1] <= rounding_floor(s, (24, 96), torch.finfo(dtype).eps)) == deficient).all()
+
+
+def test_only_an_ill_conditioned_matrix_is_decomposed(monkeypatch):
+    """Its product with itself costs a fraction of a decomposition, and has the digits where s_n is above 1e-6 s_1."""
+    decomposed = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda A: decomposed.append(len(A)) or svdvals(A))
+    stack = torch.diag_embed(torch.tensor([[1.0, 1.5e-6], [1.0, 0.5e-6], [3e8, 1e3]], dtype=torch.float64))
+    assert singular_values(stack) == pytest.approx(np.array([[1, 1.5e-6], [1, 0.5e-6], [3e8, 1e3]]), rel=1e-4)
+    assert decomposed == [1]

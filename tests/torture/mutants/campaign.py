@@ -43,8 +43,8 @@ class Ground:
     room: str  # relative to root, such as stabilitykit/numerics
     tests: tuple[str, ...]
     preloaded: tuple[str, ...] = PRELOADED
-    spare: float = 10.0
-    """Processor seconds that a mutant may take beside ten times what its tests take without it."""
+    spare: float = 4.0
+    """Processor seconds that a mutant may take beside four times what its tests take without it."""
 
     @property
     def sources(self) -> dict[str, str]:

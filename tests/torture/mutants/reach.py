@@ -51,8 +51,8 @@ class Reach(NamedTuple):
         return [test for test, end in zip(tests, ends, strict=True) if end <= seconds] or tests[:1]
 
     def limit(self, tests: list[str], spare: float) -> float:
-        """Return the processor seconds after which a mutant is taken to hang: ten times what the tests need."""
-        return 10 * sum(self.seconds[test] for test in tests) + spare
+        """Return the processor seconds after which a mutant is taken to hang: four times what the tests need."""
+        return 4 * sum(self.seconds[test] for test in tests) + spare
 
     def stale(self, digests: dict[str, str], shared: Container[str]) -> list[str]:
         """Return the files of tests to trace anew, of those in `digests`: edited ones, and those of an edited source.

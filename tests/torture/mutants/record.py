@@ -63,8 +63,8 @@ def _least(killed: int, run: int) -> float:
 def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[str, Any]]:
     """Return the two sections of docs/reliability.md, by the names of their records."""
     text = [
-        "A mutant is one small error in the source: another comparison, operator or number, a `not`, a sign or an `abs` "
-        "that is missing, `min` for `max`, `any` for `all`, a statement left out. Each was run in a process of its own "
+        "A mutant is one small error in the source: another comparison, operator or number, a `not`, a sign or an "
+        "`abs` that is missing, `min` for `max`, `any` for `all`, a statement left out. Each was run in a process of its own "
         "against the tests of its room that run its line, those that need SmolLM2 left out. Texts, annotations and "
         "decorators are not changed.",
         *(_sentence(room) for room in rooms),
@@ -98,10 +98,10 @@ def _sentence(room: Mapping[str, Any]) -> str:
     whole = room["run"] == room["mutants"]
     bound = "" if whole else f", and of all mutants at least {room['least']:.1%} are (95 %, Clopper-Pearson)"
     return (
-        f"`{room['room']}`: {'all' if whole else format(room['run'], ',') + ' of'} {room['mutants']:,} mutants were run. "
-        f"{killed:,} were killed ({killed / room['run']:.1%}{bound}): {room['timeout']} by the time they took, "
-        f"{room['crashed']} by the end of the process, the others by a test. {rest} survived, {same} of which change "
-        f"nothing that a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
+        f"`{room['room']}`: {'all' if whole else format(room['run'], ',') + ' of'} {room['mutants']:,} mutants "
+        f"were run. {killed:,} were killed ({killed / room['run']:.1%}{bound}): {room['timeout']} by the time they took, "
+        f"{room['crashed']} by the end of the process, the others by a test. {rest} survived, {same} of which "
+        f"change nothing that a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
     )
 
 
