@@ -20,7 +20,7 @@ from typing import NoReturn
 import pytest
 from torture.mutants.operators import Mutant, mutants
 from torture.mutants.planting import living, replace_code, replace_source
-from torture.mutants.reach import Reach, Tracing
+from torture.mutants.reach import Reach, Tracing, is_test
 from torture.mutants.trial import Found, Outcome, collect, forked, run_items, silent, tried
 
 SEED = 9
@@ -54,8 +54,13 @@ class Ground:
 
     @property
     def digests(self) -> dict[str, str]:
-        """A digest of every source, and of every file of the tests and of what stands above them."""
-        paths = {path for folder in self.tests for path in (self.root / folder).rglob("*.py")}
+        """A digest of every source, and of every file of the tests and of what stands above them.
+
+        Tests of pages run what the pages say and look at little of it: they are left out.
+        """
+        paths = {
+            path for folder in self.tests for path in (self.root / folder).rglob("*.py") if "_page" not in path.name
+        }
         paths |= (
             {self.root / file for file in self.sources}
             | set(self.root.glob("*.py"))
@@ -63,6 +68,11 @@ class Ground:
         )
         named = ((path.relative_to(self.root).as_posix(), path) for path in sorted(paths))
         return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in named}
+
+    @property
+    def test_files(self) -> list[str]:
+        """The files that hold tests."""
+        return [file for file in self.digests if is_test(file)]
 
     def order(self) -> list[Mutant]:
         """All mutants in an order drawn from the seed: any beginning of it is a random sample."""
@@ -131,7 +141,7 @@ def run(
     if server == 0:
         here.close()
         silent()
-        os._exit(collect(ground.root, ground.tests, lambda session: _serve(session, ground, reach, there)))
+        os._exit(collect(ground.root, ground.test_files, lambda session: _serve(session, ground, reach, there)))
     there.close()
     end = time.monotonic() + seconds
     for mutant in todo:

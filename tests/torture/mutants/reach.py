@@ -61,11 +61,11 @@ class Reach(NamedTuple):
         """
         changed = {file for file in {*digests, *self.digests} if digests.get(file) != self.digests.get(file)}
         if any(file in shared for file in changed):
-            return [file for file in digests if _is_test(file)]
+            return [file for file in digests if is_test(file)]
         moved = {
             test.partition("::")[0] for file in changed for tests in self.lines.get(file, {}).values() for test in tests
         }
-        return [file for file in digests if _is_test(file) and file in changed | moved]
+        return [file for file in digests if is_test(file) and file in changed | moved]
 
     def renewed(self, newer: Reach, traced: Sequence[str], digests: dict[str, str]) -> Reach:
         """Return what is known after some files of tests were traced anew, and of those that exist only."""
@@ -103,7 +103,8 @@ class Reach(NamedTuple):
         return cls(found["seconds"], lines, found["digests"])
 
 
-def _is_test(file: str) -> bool:
+def is_test(file: str) -> bool:
+    """Return whether pytest looks for tests in it."""
     return file.rpartition("/")[2].startswith("test_")
 
 

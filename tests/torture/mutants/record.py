@@ -64,9 +64,9 @@ def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[
     """Return the two sections of docs/reliability.md, by the names of their records."""
     text = [
         "A mutant is one small error in the source: another comparison, operator or number, a `not`, a sign or an "
-        "`abs` that is missing, `min` for `max`, `any` for `all`, a statement left out. Each was run in a process of its own "
-        "against the tests of its room that run its line, those that need SmolLM2 left out. Texts, annotations and "
-        "decorators are not changed.",
+        "`abs` that is missing, `min` for `max`, `any` for `all`, a statement left out. Each was run in a process of "
+        "its own against the tests of its room that run its line. Tests that need SmolLM2 and those of pages are left "
+        "out; texts, annotations and decorators are not changed.",
         *(_sentence(room) for room in rooms),
         "`make torture` goes on with `python tests/torture mutants`. The order is drawn from a seed "
         f"({SEED}), so that what was run is a random sample of all. Run at commit {commit}.",
@@ -99,8 +99,8 @@ def _sentence(room: Mapping[str, Any]) -> str:
     bound = "" if whole else f", and of all mutants at least {room['least']:.1%} are (95 %, Clopper-Pearson)"
     return (
         f"`{room['room']}`: {'all' if whole else format(room['run'], ',') + ' of'} {room['mutants']:,} mutants "
-        f"were run. {killed:,} were killed ({killed / room['run']:.1%}{bound}): {room['timeout']} by the time they took, "
-        f"{room['crashed']} by the end of the process, the others by a test. {rest} survived, {same} of which "
+        f"were run. {killed:,} were killed ({killed / room['run']:.1%}{bound}): {room['timeout']} by the time they "
+        f"took, {room['crashed']} by the end of the process, the others by a test. {rest} survived, {same} of which "
         f"change nothing that a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
     )
 
