@@ -1,21 +1,24 @@
 # `make report` measures, `make test` tests the kit in two processes of one thread each (ARGS="-n 0" for one process).
 # Each sets up .venv first and is safe to repeat.
 #   ARGS    more arguments, as in: make report ARGS="--model tiny"
+#   TIME    seconds that `make torture` runs for; it goes on where it was
 #   REPORT  the folder that `make report` writes
 #   PYTHON, STABILITYKIT_TORCH: see scripts/bootstrap.sh
 
 MAKEFLAGS += --no-print-directory
 REPORT = reports
+TIME = 3600
 ARGS =
 BIN := .venv/bin
 
-.PHONY: help setup report test test-long lint docs clean
+.PHONY: help setup report test test-long torture lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make report   measure the default model, write $(REPORT)/index.html (about five minutes after set-up)"
 	@echo "make test     test the kit itself"
 	@echo 'make test-long  the tests that make test leaves out for their time'
+	@echo "make torture  try to break the kit, for an hour; writes docs/reliability.md"
 	@echo "make lint     check style, types and the directions of imports"
 	@echo "make docs     build the documentation's site into docs/_build (under a minute)"
 	@echo "make setup    create or repair .venv only"
@@ -38,6 +41,9 @@ test: setup
 
 test-long: setup
 	@STABILITYKIT_LONG=1 STABILITYKIT_REQUIRE_MODEL=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
+torture: setup
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture --time $(TIME) $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -25,5 +25,5 @@ def parsed(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number beyond all, too deep
         return value

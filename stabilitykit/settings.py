@@ -217,7 +217,7 @@ def _profile(value: str) -> Profile:
 
 
 def _folder(name: str, root: Path, value: str) -> Path | None:
-    if value and not (root / value / "run.json").is_file():
+    if value and not _there(lambda: (root / value / "run.json").is_file()):
         raise UsageError(f"{name} {value!r} holds no run.json; name a folder that a run wrote its report into")
     return root / value if value else None
 
@@ -225,9 +225,16 @@ def _folder(name: str, root: Path, value: str) -> Path | None:
 def _recording(root: Path, value: str) -> Path | None:
     """Return the folder of a recording, or of several, each in a folder of its own."""
     folder = root / value
-    if value and not (any(folder.glob("manifest.json")) or any(folder.glob("*/manifest.json"))):
+    if value and not _there(lambda: any(folder.glob("manifest.json")) or any(folder.glob("*/manifest.json"))):
         raise UsageError(f"against {value!r} holds no manifest.json; name a folder that a run recorded into")
     return folder if value else None
+
+
+def _there(look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _resume(value: Any, report: str) -> bool:

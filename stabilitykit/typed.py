@@ -20,9 +20,13 @@ def text(name: str, value: str) -> str:
 
 def whole(name: str, value: str | int, least: int) -> int:
     """Return a whole number from `least` up; UsageError for what is none."""
-    if not str(value).isdecimal() or int(value) < least:
+    try:
+        found = int(value) if str(value).isdecimal() else least - 1
+    except ValueError:  # more digits than Python converts
+        found = least - 1
+    if found < least:
         raise UsageError(f"{name} {value!r} is not a whole number from {least} up")
-    return int(value)
+    return found
 
 
 def seconds(name: str, value: str | float) -> float:

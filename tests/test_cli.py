@@ -93,6 +93,11 @@ def test_another_runs_journal_ends_before_pytest_starts(tmp_path, capsys, header
     assert error.count("\n") == 1
 
 
+def test_a_hostile_name_in_an_error_is_shown_harmless(capsys, tmp_path):
+    assert cli.main(["report", str(tmp_path / "\x1b[31m\u202e")]) == 3
+    assert r"\x1b[31m\u202e" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"), [(0, 0), (1, 1), (2, 130), (3, 3), (4, 2), (5, 2), (-2, 130), (-9, 3), (77, 3)]
 )

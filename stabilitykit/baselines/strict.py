@@ -31,7 +31,7 @@ class Fields:
         """Refuse a field that nothing reads."""
         for name in self._data:
             if name not in names:
-                raise UnreadableError(f"{self.where}: nothing is known of a field {name!r}")
+                raise UnreadableError(f"{self.where}: nothing is known of a field {_shown(name)}")
 
     def text(self, name: str) -> str:
         """Return a text."""

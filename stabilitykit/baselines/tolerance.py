@@ -14,11 +14,11 @@ from stabilitykit.results.drift import ulps
 from stabilitykit.results.limit import names
 
 _RULE = re.compile(r"\s*([\w*?\[\]/:.@-]+)\.([\w*?]+)\s*:\s*(\S+)\s*")
-_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,3})?)"
+_NUMBER = r"([0-9]{1,400}\.?[0-9]{0,400}(?:[eE][-+]?[0-9]{1,3})?)"
 _FORMS: tuple[tuple[Literal["percent", "ratio", "ulp", "absolute"], re.Pattern[str]], ...] = (
     ("percent", re.compile(_NUMBER + "%")),
     ("ratio", re.compile("x" + _NUMBER)),
-    ("ulp", re.compile(r"([0-9]+)ulp")),
+    ("ulp", re.compile(r"([0-9]{1,400})ulp")),
     ("absolute", re.compile(_NUMBER)),
 )
 _FORM = "is not CHECK.METRIC: TOLERANCE with 5%, 0.01, x1.5, 4ulp or any, for example 'first_change.radius: 5%'"

@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run.run(given, words[split + 1 :])
         status, lines = _COMMANDS[given.command].run(given, words[1:])
     except StabilityError as error:
-        print(f"stabilitykit {given.command}: {error}", file=sys.stderr)
+        from stabilitykit.report.text import shown
+
+        print(f"stabilitykit {given.command}: {shown(error)}", file=sys.stderr)
         return error.exit_code
     print(*lines, sep="\n")
     return int(status)

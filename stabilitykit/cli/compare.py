@@ -127,7 +127,7 @@ def _said(one: Compared) -> str:
         return one.structure
     text = f"{one.dtype} {list(one.shape)}: {one.differing} of {math.prod(one.shape)} elements differ"
     if one.difference is None:
-        return text
+        return f"{text}, the first at {list(one.first or ())}"
     found = one.difference
     kinds = [f"{found.max_ulp} ULP", f"{found.max_scaled_ulp:.3g} scaled ULP at most", f"L2 {found.l2:.3g}"]
     for count, what in (
@@ -138,5 +138,8 @@ def _said(one: Compared) -> str:
         if count:
             kinds.append(f"{count} {what}")
     worst = found.worst
-    where = f"; worst at {list(worst.index)}: {worst.left:.9g} ({worst.left_bits}) against " if worst else ""
-    return f"{text}, {', '.join(kinds)}{where}{f'{worst.right:.9g} ({worst.right_bits})' if worst else ''}"
+    where = f"; the first at {list(one.first or ())}"
+    if worst:
+        sides = f"{worst.left:.9g} ({worst.left_bits}) against {worst.right:.9g} ({worst.right_bits})"
+        where = f"; worst at {list(worst.index)}: {sides}"
+    return f"{text}, {', '.join(kinds)}{where}"

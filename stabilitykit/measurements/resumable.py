@@ -58,15 +58,17 @@ class Steps:
     def _open(self, path: Path, identity: Mapping[str, Any]) -> None:
         if not may_be_ours(path):
             raise UnreadableError(f"{path} does not say what it is a part of; name another file, or remove it")
-        header, *former = [json.loads(text) for text in whole_lines(path)] or [None]
-        if header is None:
+        lines = [_read(text, path) for text in whole_lines(path)]
+        if not lines:
             append_lines(path, [json.dumps(identity)], sync=True)
             sync_folder(path.parent)
             return
+        header, *former = lines
         for name in dict.fromkeys([*header, *identity]):
             if header.get(name) != identity.get(name):
+                named = name if name in identity else _short(name)
                 raise IncomparableError(
-                    f"{path} is of a run with {name} {_short(header.get(name))}, this one has "
+                    f"{path} is of a run with {named} {_short(header.get(name))}, this one has "
                     f"{_short(identity.get(name))}; ask as that run did, or measure anew"
                 )
         self._former.extend(former)
@@ -78,6 +80,16 @@ def setting(loaded: LoadedModel) -> dict[str, Any]:
     # The dtype first: it is what a person changes, and with it goes much of the rest.
     first = {"dtype": about["dtype"], "model": loaded.digest}
     return {**first, **{name: about[name] for name, kind in KINDS.items() if kind == "identity"}}
+
+
+def _read(text: str, path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise UnreadableError(f"{path} holds a line that is no step of a measurement; remove it, or name another file")
+    return data
 
 
 def _short(value: Any) -> str:

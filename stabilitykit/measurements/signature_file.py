@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,9 @@ def read_signature(path: str | Path) -> KnownSignature:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UnreadableError(f"{path} is no signature; write one with write_signature")
     if data.get("version") != VERSION:
-        raise UnreadableError(f"{path} is a signature of version {data.get('version')!r}; this kit reads {VERSION}")
+        raise UnreadableError(
+            f"{path} is a signature of version {ascii(data.get('version'))[:60]}; this kit reads {VERSION}"
+        )
     if wrong := _wrong(data):
         raise UnreadableError(f"{path} is a damaged signature: {wrong}")
     coherence = math.nan if data["coherence"] is None else float(data["coherence"])
@@ -107,7 +110,7 @@ def _wrong(data: Mapping[str, Any]) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _direction(text: Any) -> NDArray[np.float64]:

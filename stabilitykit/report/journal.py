@@ -16,10 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.report.text import shortened, shown
 from stabilitykit.results.atomic import sync_folder
+from stabilitykit.results.forms import Maybe, check
 
 NAME = "journal.jsonl"
 FORMER = "journal.previous.jsonl"
+_FORMS: dict[str, dict[str, Any]] = {
+    "header": {"identity": dict},
+    "record": {"nodeid": str},
+    "done": {"nodeid": str, "records": int, "outcome": str, "message": str, "source": str, "code": Maybe(int)},
+}
 _LINE = re.compile(r'\{"crc":"([0-9a-f]{8})","(header|record|done)":(.*)\}', re.DOTALL)
 
 
@@ -107,7 +114,7 @@ def read(path: Path) -> Contents:
         raise UnreadableError(f"{path} does not say what run it is of: its first line is damaged; measure anew")
     contents, pending = Contents(damaged=damaged), dict[str, list[str]]()
     for kind, text in whole:
-        data = json.loads(text)
+        data = _of_its_form(kind, text, path)
         if kind == "header":
             contents.headers.append(data)
             pending = {}
@@ -119,6 +126,17 @@ def read(path: Path) -> Contents:
                 ended = {name: data[name] for name in ("outcome", "message", "source", "code")}
                 contents.finished[data["nodeid"]] = Finished(tuple(records), **ended)
     return contents
+
+
+def _of_its_form(kind: str, text: str, path: Path) -> dict[str, Any]:
+    """Return a line's data; a checksum that holds says that nothing was torn, not who wrote it."""
+    try:
+        data: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UnreadableError(f"{path}: a line of kind {kind} is no JSON, so it was not written here") from None
+    named = {name: one for name, one in data.items() if name in _FORMS[kind]} if isinstance(data, dict) else data
+    check(named, _FORMS[kind], f"{path}: a line of kind {kind}")
+    return data
 
 
 def resumable(folder: Path, identity: Mapping[str, Any]) -> Contents | None:
@@ -133,15 +151,16 @@ def resumable(folder: Path, identity: Mapping[str, Any]) -> Contents | None:
     former = contents.headers[0]["identity"]
     for name in dict.fromkeys([*former, *identity]):
         if former.get(name) != identity.get(name):
+            named = shortened(shown(name), 60)
             raise UsageError(
-                f"resume: {path} is of a run with {name} {_short(former.get(name))}, this one has "
+                f"resume: {path} is of a run with {named} {_short(former.get(name))}, this one has "
                 f"{_short(identity.get(name))}; ask as that run did, or measure anew without resuming"
             )
     return contents
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = shown(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 

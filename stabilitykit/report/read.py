@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stabilitykit.errors import UnreadableError
 from stabilitykit.report.files import slugs
 from stabilitykit.report.rows import SCHEMA_VERSION, check_rows, readings_rows
+from stabilitykit.results.archive import read_arrays
 from stabilitykit.results.record import Record, Run
 
 if TYPE_CHECKING:
@@ -53,26 +50,30 @@ def read(directory: Path | str) -> Report:
     UnreadableError, naming file and reason, for a missing or damaged file and for another schema. No pickle is read.
     """
     directory = Path(directory)
-    data = _json(directory / "run.json")
+    path = directory / "run.json"
+    data = _json(path)
     if data.get("schema_version") != SCHEMA_VERSION:
+        found, version = (ascii(data.get(name))[:60] for name in ("schema_version", "stabilitykit"))
         raise UnreadableError(
-            f"{directory / 'run.json'} has schema {data.get('schema_version')!r}, this stabilitykit reads "
-            f"{SCHEMA_VERSION}; read it with stabilitykit {data.get('stabilitykit', 'of its time')}"
+            f"{path} has schema {found}, this stabilitykit reads {SCHEMA_VERSION}; read it with stabilitykit {version}"
         )
-    records = [Record.from_dict(record) for record in data["records"]]
+    try:
+        run, records = Run.from_dict(data["run"]), [Record.from_dict(record) for record in data["records"]]
+    except UnreadableError as error:
+        raise UnreadableError(f"{path}: {error}") from None
     names = slugs(record.check_id for record in records)
     filled = (
         _with_arrays(record, directory / "arrays" / f"{name}.npz") for record, name in zip(records, names, strict=True)
     )
-    return Report(Run.from_dict(data["run"]), tuple(filled))
+    return Report(run, tuple(filled))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path} cannot be read as a report: {error}; name a folder a run wrote") from error
-    if not isinstance(data, dict) or not {"run", "records"} <= data.keys():
+    if not isinstance(data, dict) or "run" not in data or not isinstance(data.get("records"), list):
         raise UnreadableError(f"{path} is not the run.json of a report; name a folder a run wrote")
     return data
 
@@ -80,10 +81,5 @@ def _json(path: Path) -> dict[str, Any]:
 def _with_arrays(record: Record, path: Path) -> Record:
     if record.result is None or not path.exists():
         return record
-    try:
-        # Opened here: numpy leaves a file open when it finds that the archive is damaged.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[Any]] = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UnreadableError(f"{path} is damaged: {error}; measure again") from error
+    arrays = read_arrays(path)
     return replace(record, result=replace(record.result, arrays=arrays))

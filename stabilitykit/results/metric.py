@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.results.forms import Each, Maybe, Number, check
 from stabilitykit.results.plain import from_plain, to_plain
 
 Direction = Literal["lower", "higher", "neither"]
@@ -80,13 +81,29 @@ class Reading:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Reading:
-        """Rebuild a reading from `to_dict`, bit for bit."""
+        """Rebuild a reading from `to_dict`, bit for bit; UnreadableError for what is none."""
+        check(data, _FORM, "a reading")
         metric = Metric(data["metric"], data["unit"], data["better"], data["description"])
-        value: float = float.fromhex(data["value_hex"])
-        if isinstance(data["value"], int):
-            value = data["value"]
+        value = data["value"] if isinstance(data["value"], int) else _from_hex(data["value_hex"])
         low, high = from_plain(data["low"]), from_plain(data["high"])
         return cls(metric, value, low, high, dict(data["place"]))
+
+
+_FORM = {
+    **dict.fromkeys(("metric", "unit", "description", "value_hex"), str),
+    "better": ("lower", "higher", "neither"),
+    "value": Number,
+    "low": Maybe(Number),
+    "high": Maybe(Number),
+    "place": Each(str),
+}
+
+
+def _from_hex(text: str) -> float:
+    try:
+        return float.fromhex(text)
+    except (ValueError, OverflowError):
+        raise UnreadableError(f"a reading is damaged: {ascii(text)[:40]} is no number in hex") from None
 
 
 def readings(metrics: tuple[Metric, ...], values: Mapping[str, float | Reading]) -> dict[str, Reading]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabilitykit.errors import UnreadableError
+from stabilitykit.results.forms import check
 
 _FLOAT = "float"
 
@@ -33,16 +34,22 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Undo `to_plain`, except that tuples come back as lists."""
+    """Undo `to_plain`, except that tuples come back as lists; UnreadableError for what it never wrote."""
     if isinstance(value, Mapping):
         if value.keys() == {_FLOAT}:
             if isinstance(value[_FLOAT], str):
-                return float(value[_FLOAT])
+                return _float(value[_FLOAT])
             value = value[_FLOAT]
         return {key: from_plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_plain(item) for item in value]
     return value
+
+
+def _float(text: str) -> float:
+    if text not in ("inf", "-inf", "nan"):
+        raise UnreadableError("a number of this file is neither inf, -inf nor nan; stabilitykit did not write it")
+    return float(text)
 
 
 def array_to_plain(array: NDArray[Any]) -> dict[str, Any]:
@@ -54,8 +61,12 @@ def array_to_plain(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def array_from_plain(data: Mapping[str, Any]) -> NDArray[Any]:
-    """Undo `array_to_plain`; raise UnreadableError for an object dtype, which we never write."""
-    dtype = np.dtype(data["dtype"])
-    if dtype.hasobject:
-        raise UnreadableError("an array of this result claims to hold objects; stabilitykit did not write it")
-    return np.frombuffer(bytes.fromhex(data["hex"]), dtype=dtype).reshape(data["shape"]).copy()
+    """Undo `array_to_plain`; UnreadableError for an object dtype, and for bytes that are not those of the shape."""
+    check(data, {"dtype": str, "shape": [int], "hex": str}, "an array of this result")
+    try:
+        dtype = np.dtype(data["dtype"])
+        if dtype.hasobject:
+            raise UnreadableError("an array of this result claims to hold objects; stabilitykit did not write it")
+        return np.frombuffer(bytes.fromhex(data["hex"]), dtype=dtype).reshape(data["shape"]).copy()
+    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
+        raise UnreadableError(f"an array of this result is damaged: {ascii(str(error))[:200]}") from None

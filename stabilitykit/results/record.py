@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stabilitykit.results.forms import Each, Maybe, Number, Optional, check
 from stabilitykit.results.plain import from_plain, to_plain
-from stabilitykit.results.result import Result
+from stabilitykit.results.result import VERDICTS, Result
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """Rebuild a record; raise UnreadableError for a result of another schema."""
+        """Rebuild a record; UnreadableError for a result of another schema, and for a field that is none."""
+        check(data, _RECORD, "a record")
         result = None if data["result"] is None else Result.from_dict(data["result"])
         listed = {name: tuple(from_plain(data.get(name, []))) for name in ("recipes", "replays")}
         baseline = from_plain(data.get("baseline", {}))
@@ -89,5 +91,44 @@ class Run:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Run:
-        """Rebuild a run."""
+        """Rebuild a run; UnreadableError for a field that is none."""
+        check(data, _RUN, "the run")
         return cls(**{**from_plain(data), "notes": tuple(data["notes"])})
+
+
+_RECIPE = {
+    **dict.fromkeys(("direction", "digest", "result"), str),
+    "recipe": dict,
+    "readings": Each(Number),
+    "worst_of": [str],
+    **dict.fromkeys(("failing", "confirmed"), bool),
+}
+_REPLAY = {
+    **dict.fromkeys(("direction", "run_id", "check_id"), str),
+    **dict.fromkeys(("promised", "same"), bool),
+    "readings": Each({"then": Number, "now": Number, "same": bool}),
+}
+_BASELINE = {
+    "status": Optional(str),
+    "readings": Optional(Each({"then": Number, "allowed": str, "kind": str})),
+    "changes": Optional([list]),
+}
+_RECORD = {
+    **dict.fromkeys(("check_id", "nodeid"), str),
+    "verdict": VERDICTS,
+    "result": Maybe(dict),
+    **dict.fromkeys(("message", "worker", "known"), Optional(str)),
+    **dict.fromkeys(("gate", "resumed"), Optional(bool)),
+    "examples": Optional(int),
+    "limits": Optional(Each(str)),
+    "stated": Optional(Each(Number)),
+    "recipes": Optional([_RECIPE]),
+    "replays": Optional([_REPLAY]),
+    "baseline": Optional(_BASELINE),
+}
+_RUN = {
+    **dict.fromkeys(("run_id", "started", "command"), str),
+    **dict.fromkeys(("settings", "environment"), dict),
+    "notes": [str],
+    "workers": Optional(Each(dict)),
+}

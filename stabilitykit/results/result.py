@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.results.failure import StabilityFailure, render
+from stabilitykit.results.forms import Each, Maybe, Number, Optional, check
 from stabilitykit.results.limit import Bound
 from stabilitykit.results.metric import Reading
 from stabilitykit.results.plain import array_from_plain, array_to_plain, from_plain, to_plain
@@ -158,12 +159,14 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Result:
-        """Rebuild a result; raise UnreadableError for another schema, naming both versions."""
-        if data.get("schema") != SCHEMA:
+        """Rebuild a result; UnreadableError for another schema, with both versions, and for a field that is none."""
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, Mapping) else None
             raise UnreadableError(
-                f"this result has schema {data.get('schema')!r}, this stabilitykit reads {SCHEMA}; "
+                f"this result has schema {ascii(found)[:60]}, this stabilitykit reads {SCHEMA}; "
                 "read it with the version that wrote it, or measure again"
             )
+        check(data, _FORM, "this result")
         found = [Reading.from_dict(reading) for reading in data["readings"]]
         texts = ("measurement", "check_id", "verdict", "title", "sentence", "noise")
         mappings = ("parameters", "subject", "environment")
@@ -174,10 +177,31 @@ class Result:
             rows=tuple(from_plain(data["rows"])),
             arrays={name: array_from_plain(a) for name, a in data.get("arrays", {}).items()},
             execution=Execution(**data["execution"]),
-            worst=None if data["worst"] is None else Worst(*data["worst"]),
+            worst=None if data["worst"] is None else _worst(data["worst"]),
             causes=tuple(data["causes"]),
         )
 
     def to_json(self) -> str:
         """Return strict JSON (no NaN literal), sorted keys."""
         return json.dumps(self.to_dict(), allow_nan=False, sort_keys=True)
+
+
+def _worst(sides: list[Any]) -> Worst:
+    check(sides, [str], "the worst place of this result")
+    if len(sides) != len(Worst.__dataclass_fields__):
+        raise UnreadableError("the worst place of this result is damaged: it has not its five texts")
+    return Worst(*sides)
+
+
+_FORM = {
+    "schema": int,
+    "verdict": VERDICTS,
+    **dict.fromkeys(("measurement", "check_id", "title", "sentence", "noise"), str),
+    **dict.fromkeys(("parameters", "subject", "environment"), dict),
+    "readings": [dict],
+    "rows": [dict],
+    "arrays": Optional(Each(dict)),
+    "execution": {name: Optional(Number) for name in Execution.__dataclass_fields__},
+    "worst": Maybe(list),
+    "causes": [str],
+}

@@ -19,6 +19,7 @@ KINDS = ("axis", "subspace", "sparse", "sign", "gaussian")
 """From the simplest to the least simple: the order in which Hypothesis shrinks."""
 
 _TERMS = 12
+_LARGEST = 2**53
 # What the integers of each kind look like: how many, or pairs of them.
 _COUNTS = {"axis": 2, "sign": 1, "gaussian": 1}
 
@@ -53,6 +54,8 @@ class Direction:
             raise UsageError(f"{self} names a coordinate outside 0..{self.dim - 1}")
         if self.kind in ("axis", "subspace", "sparse") and not any(self._coefficients()):
             raise UsageError(f"{self} is the zero direction")
+        if self.kind in ("subspace", "sparse") and any(abs(one) > _LARGEST for one in self._coefficients()):
+            raise UsageError(f"a direction of kind {self.kind} has a coefficient beyond {_LARGEST}; give smaller ones")
 
     def expand(self, basis: Tensor | None = None) -> Tensor:
         """Return the unit vector, (dim,) float64 on the CPU, bit-identical on every machine.
@@ -82,7 +85,8 @@ class Direction:
         """Rebuild a recipe from `to_dict`; other keys are passed over. UsageError for what is not one."""
         kind, items, dim = data.get("kind"), data.get("data"), data.get("dim")
         if not (isinstance(kind, str) and isinstance(items, list) and _whole(dim) and _fits(kind, items)):
-            raise UsageError(f"{dict(data)} is not a direction; give kind, data and dim as to_dict writes them")
+            shown = ascii({"kind": kind, "data": items, "dim": dim})[:200]
+            raise UsageError(f"{shown} is not a direction; give kind, data and dim as to_dict writes them")
         return cls(kind, tuple(tuple(item) if isinstance(item, list) else item for item in items), dim)
 
     def _coefficients(self) -> list[int]:

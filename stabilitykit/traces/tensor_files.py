@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stabilitykit.errors import UnreadableError, UsageError
-from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of
+from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of, raw_bytes
 from stabilitykit.numerics.differences import Difference, difference
+from stabilitykit.results.archive import read_array
 from stabilitykit.subjects.headers import LARGEST, check_header
 
 FORMS = "a .safetensors or a .npy file"
@@ -27,7 +27,8 @@ class Compared:
 
     `verdict`: `pass` if dtype, shape and every bit agree, else `differs`; `structure` says what else is not the same:
     another dtype or shape, or that one file lacks it. `difference` has the numbers where both are comparable floats;
-    of other dtypes, `differing` elements are counted.
+    of other dtypes, `differing` elements are counted. `first` is the index of the first element that differs: the worst
+    has none where a number became NaN.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Compared:
     structure: str = ""
     differing: int = 0
     difference: Difference | None = None
+    first: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -56,7 +58,7 @@ class TensorFile:
             raise UsageError(f"{path} is not {FORMS}; other formats are never read")
         try:
             if path.suffix == ".npy":
-                self._array: Tensor | None = torch.from_numpy(np.load(path, allow_pickle=False))
+                self._array: Tensor | None = torch.from_numpy(read_array(path))
                 self.names = ["array"]
                 return
             self._array = None
@@ -102,10 +104,11 @@ def _pair(name: str, a: Tensor, b: Tensor) -> Compared:
         return Compared(name, "differs", dtype, shape, other)
     if bits_equal(a, b):
         return Compared(name, "pass", dtype, shape)
-    if a.dtype in FORMATS:
-        found = difference(a, b)
-        return Compared(name, "differs", dtype, shape, differing=found.differing_bits, difference=found)
-    return Compared(name, "differs", dtype, shape, differing=int((a != b).sum()))
+    # By bytes: a complex -0 equals +0, and not every dtype can be compared by value.
+    changed = (raw_bytes(a) != raw_bytes(b)).view(-1, a.element_size()).any(dim=1).view(shape)
+    found = difference(a, b) if a.dtype in FORMATS else None
+    first = tuple(changed.nonzero()[0].tolist())
+    return Compared(name, "differs", dtype, shape, "", int(changed.sum()), found, first)
 
 
 def _dtype(tensor: Tensor) -> str:

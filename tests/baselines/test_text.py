@@ -2,11 +2,11 @@
 
 import json
 import re
-import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles.crafted import resummed
 from oracles.kept import ELSEWHERE, HERE, course, made
 
 from stabilitykit.baselines.entry import Course, Entry, Kept, Setting
@@ -47,15 +47,6 @@ ENTRIES = st.builds(
     COURSES,
     st.booleans(),
 )
-
-
-def resummed(text, old, new):
-    """Replace something in a line and put its checksum right: what a crafted file would do."""
-    lines = []
-    for line in text.splitlines():
-        body = line.rsplit(', "sum": ', 1)[0].replace(old, new)
-        lines.append(f'{body}, "sum": "{zlib.crc32(body.encode()):08x}"}}')
-    return "\n".join(lines) + "\n"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -47,6 +47,7 @@ def test_what_is_read(expression, kind, amount):
         ),
         *("a.radius: x0.5", "a.radius: 1.5ulp", "a.radius: five", "a.radius: 1e9999", "a.radius<=5", "a.radius: 5%%"),
         "a.radius: ١%",
+        *(f"a.radius: {'9' * 5000}{unit}" for unit in ("", "%", "ulp")),  # more digits than Python converts
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_sentence(expression):

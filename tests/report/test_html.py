@@ -190,7 +190,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path, index: Path, run: 
         "import runpy, sys; made = runpy.run_path(sys.argv[1]); from stabilitykit.report import write; "
         "write(made['made_run'](), made['made_records'](), sys.argv[2])"
     )
-    made = Path(__file__).with_name("conftest.py")
+    made = Path(__file__).parents[1] / "oracles" / "made_run.py"
     elsewhere = {"PYTHONHASHSEED": "4321", "TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
     command = [sys.executable, "-c", code, str(made), str(tmp_path / "other")]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, **elsewhere}, timeout=120)

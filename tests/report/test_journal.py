@@ -101,6 +101,25 @@ def test_a_journal_without_its_first_line_is_unreadable(tmp_path, content):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "sentence"),
+    [
+        ("header", '{"identity": 3}', "a line of kind header is damaged, or was not written here: identity is 3"),
+        ("record", '{"nodeid": ["a"]}', "nodeid is ['a'], not a text"),
+        ("record", "{nope", "a line of kind record is no JSON"),
+        ("record", "[" * 100_000, "a line of kind record is no JSON"),
+        ("done", '{"nodeid": "a", "records": {}}', "a line of kind done is damaged"),
+        ("done", "7", "it is 7, not an object"),
+    ],
+)
+def test_a_line_whose_checksum_holds_may_still_not_be_ours(tmp_path, kind, data, sentence):
+    journal = Journal(tmp_path, data if kind == "header" else HEADER)
+    journal.append(data if kind != "header" else record(0), kind if kind != "header" else "record")
+    with pytest.raises(UnreadableError) as caught:
+        resumable(tmp_path, {})
+    assert sentence in str(caught.value)
+
+
 def test_only_the_same_run_is_resumed(tmp_path):
     assert resumable(tmp_path, {}) is None
     written(tmp_path, record(0), done(1))
@@ -109,6 +128,7 @@ def test_only_the_same_run_is_resumed(tmp_path):
         ({"models": ["tiny"], "seed": 1}, "is of a run with seed 0, this one has 1"),
         ({"models": ["tiny"]}, "is of a run with seed 0, this one has null"),
         ({"models": ["tiny"], "seed": 0, "strict": True}, "is of a run with strict null, this one has true"),
+        ({"models": ["tiny"], "seed": 0, "\u202e": 1}, r"is of a run with \u202e null"),
         ({"models": ["other" * 20], "seed": 0}, 'with models ["tiny"], this one has ["otherother'),
     ):
         with pytest.raises(UsageError) as caught:

@@ -51,8 +51,14 @@ def test_a_check_is_found_by_its_id(folder, records):
         (lambda folder: (folder / "run.json").unlink(), "cannot be read as a report"),
         (lambda folder: (folder / "run.json").write_text("{"), "cannot be read as a report"),
         (lambda folder: (folder / "run.json").write_text("[]"), "is not the run.json of a report"),
+        (lambda folder: (folder / "run.json").write_text("[" * 100_000), "cannot be read as a report"),
+        (lambda folder: edited(folder / "run.json", run=3), r"run\.json: the run is damaged"),
+        (lambda folder: edited(folder / "run.json", records=[{}]), r"run\.json: a record is damaged"),
         (lambda folder: newer(folder / "run.json"), "has schema 999"),
-        (lambda folder: next((folder / "arrays").iterdir()).write_bytes(b"PK\x03\x04 torn"), "is damaged"),
+        (
+            lambda folder: next((folder / "arrays").iterdir()).write_bytes(b"PK\x03\x04 torn"),
+            "File is not a zip",
+        ),
     ],
 )
 def test_a_damaged_folder_is_refused_by_name(folder, damage, said):
@@ -60,6 +66,10 @@ def test_a_damaged_folder_is_refused_by_name(folder, damage, said):
     damage(folder)
     with pytest.raises(sk.UnreadableError, match=said):
         sk.read(folder)
+
+
+def edited(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
 
 
 def newer(path):

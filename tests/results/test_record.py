@@ -55,6 +55,26 @@ def test_a_record_whose_result_has_another_schema_is_refused() -> None:
         Record.from_dict(data)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"message": None}, "message is None, not a text"),
+        ({"verdict": "fine"}, "verdict is 'fine', not one of pass, fail"),
+        ({"recipes": [{}]}, r"recipes\[0\]\.direction is missing"),
+        (
+            {"baseline": {"readings": {"r": {"then": "1", "allowed": "", "kind": ""}}}},
+            r"readings\.r\.then is '1'",
+        ),
+        ({"more": 1}, "nothing is known of more"),
+    ],
+)
+def test_a_record_with_a_field_of_another_form_is_refused(change, sentence) -> None:
+    whole = Record("a", "b", "measured").to_dict()
+    assert Record.from_dict(whole) == Record("a", "b", "measured")
+    with pytest.raises(UnreadableError, match=sentence):
+        Record.from_dict({**whole, **change})
+
+
 def test_a_run_comes_back_whole() -> None:
     run = Run(
         "id",

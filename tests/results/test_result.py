@@ -90,6 +90,29 @@ def test_another_schema_is_refused_with_both_versions(result: Result, schema: ob
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"readings": 3}, "readings is 3, not a list"),
+        ({"readings": [{}]}, "a reading is damaged, or was not written here: metric is missing"),
+        ({"worst": ["a"]}, "has not its five texts"),
+        ({"arrays": {"x": {"dtype": "<f8", "shape": [2], "hex": "00"}}}, "an array of this result is damaged"),
+        ({"arrays": {"x": {"dtype": "(", "shape": [2], "hex": ""}}}, "an array of this result is damaged"),
+        ({"parameters": {"x": {"float": "1"}}}, "neither inf, -inf nor nan"),
+    ],
+)
+def test_a_field_of_another_form_is_refused(result: Result, change: dict, sentence: str) -> None:
+    with pytest.raises(UnreadableError, match=sentence):
+        Result.from_dict({**result.to_dict(), **change})
+
+
+def test_a_reading_in_no_hex_is_refused(result: Result) -> None:
+    data = result.to_dict()
+    data["readings"][0] |= {"value": 0.5, "value_hex": "0x1p+99999"}
+    with pytest.raises(UnreadableError, match="is no number in hex"):
+        Result.from_dict(data)
+
+
 def test_data_without_a_schema_is_refused(result: Result) -> None:
     data = result.to_dict()
     del data["schema"]

@@ -97,6 +97,7 @@ def test_a_repr_is_a_call():
         (("sparse", (), 4), "is the zero direction"),
         (("subspace", (0, 0), 4), "is the zero direction"),
         (("sign", (0,), 0), "0 dimensions"),
+        (("sparse", ((0, 10**400),), 4), "has a coefficient beyond 9007199254740992"),
     ],
 )
 def test_what_is_no_direction_is_refused(arguments, sentence):

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 import torch
+from oracles.crafted import manifest, seal, swap
 from safetensors.torch import load, save
-from traces.conftest import manifest, seal, swap
 
 import stabilitykit as sk
 from stabilitykit.errors import IncomparableError, StabilityError, UnreadableError, UsageError

@@ -69,6 +69,16 @@ def test_a_nan_equals_its_own_payload_only(tmp_path):
     assert pair(tmp_path, nans(1, 2), nans(1, 3)).difference.nan_payload == 1
 
 
+def test_the_first_place_is_told_where_there_is_no_worst(tmp_path):
+    """A number that became NaN has no size, and neither has a complex zero of the other sign."""
+    one = pair(tmp_path, BASE.reshape(2, 2), changed(2, float("nan")).reshape(2, 2))
+    assert (one.differing, one.first, one.difference.worst) == (1, (1, 0), None)
+    assert lines([one])[0].endswith("1 NaNs against numbers; the first at [1, 0]")
+    one = pair(tmp_path, torch.tensor([1j, 0j]), torch.tensor([1j, complex(0.0, -0.0)]))
+    assert (one.verdict, one.differing, one.first) == ("differs", 1, (1,))
+    assert lines([one])[0].endswith("complex64 [2]: 1 of 2 elements differ, the first at [1]")
+
+
 def test_structure_is_a_difference_of_its_own(tmp_path):
     left = {"both": BASE, "shape": BASE, "dtype": BASE, "left": BASE, "count": torch.tensor([1, 2, 3])}
     right = {"both": BASE, "shape": BASE.reshape(2, 2), "dtype": BASE.double(), "right": BASE}

@@ -1,0 +1,17 @@
+"""The first trials of every campaign find no fault, and every defect that is planted on purpose is noticed."""
+
+import pytest
+from torture.campaign import campaigns, fault, unnoticed
+
+ALL = [pytest.param(one, id=one.id, marks=[pytest.mark.model] if one.model else []) for one in campaigns()]
+
+
+@pytest.mark.parametrize("campaign", ALL)
+def test_no_trial_finds_a_fault(campaign):
+    found = {number: fault(campaign.trial, number) for number in range(campaign.ci)}
+    assert {number: problem for number, problem in found.items() if problem} == {}
+
+
+@pytest.mark.parametrize("campaign", ALL)
+def test_planted_defects_are_noticed(campaign):
+    assert unnoticed(campaign) == []
