@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from torture.mutants.campaign import Ground, Journal
+from torture.mutants.command import RECORDS, ROOT
 from torture.mutants.operators import mutants, planted
+from torture.mutants.record import KILLED, reasons
 
-ROOT = Path(__file__).parents[2]
 SOURCE = '''\
 """A text with 1 in it."""
 
@@ -239,3 +239,19 @@ def test_a_crash_and_an_endless_loop_are_kills_and_a_short_look_leaves_open(proj
     assert found["f: x < 1 -> x >= 1"][0] == "open", "only the quicker test had its turn"
     assert found["f: 2 -> 3"][:2] == ["killed", "tests/test_calc.py::test_a"]
     assert project() == {}
+
+
+def test_what_survives_on_record_is_little_and_has_a_reason():
+    whole = json.loads((RECORDS / "mutants.json").read_text(encoding="utf-8"))
+    assert {room["room"] for room in whole["rooms"]} == {"stabilitykit/numerics", "stabilitykit/measurements"}
+    for room in whole["rooms"]:
+        killed = sum(room[verdict] for verdict in KILLED)
+        assert room["run"] == killed + len(room["survivors"])
+        assert all(one["reason"] for one in room["survivors"])
+        assert killed >= 0.95 * (room["run"] - room["equivalent"])
+
+
+def test_a_reason_belongs_to_a_mutant_that_there_is():
+    files = {place.partition(" ")[0] for place in reasons()}
+    places = {one.place for file in files for one in mutants(file, (ROOT / file).read_text(encoding="utf-8"))}
+    assert set(reasons()) - places == set()

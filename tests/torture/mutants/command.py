@@ -16,6 +16,7 @@ GROUNDS = {
     "numerics": Ground(ROOT, "stabilitykit/numerics", ("tests/numerics",)),
     "measurements": Ground(ROOT, "stabilitykit/measurements", ("tests/measurements",)),
 }
+RECORDS = ROOT / "docs" / "reliability"
 QUICK = 1.0
 """Processor seconds of tests in the first look at a mutant; the few that pass it are shown to all of their tests."""
 
@@ -29,9 +30,17 @@ def main(words: list[str]) -> int:
     for name in [given.room] if given.room else GROUNDS:
         _room(GROUNDS[name], rooms[name], given, end)
     found = record.write(given.records, [(GROUNDS[name], journal) for name, journal in rooms.items()])
+    if given.records == RECORDS:
+        _write_page()
     for place in found:
         print(f"survives without a reason: {place}")
     return int(bool(found))
+
+
+def _write_page() -> None:
+    from torture import page  # imports the kit, which a mutant must be the first to do
+
+    page.write()
 
 
 def _room(ground: Ground, journal: Journal, given: argparse.Namespace, end: float) -> None:
@@ -55,5 +64,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard", default="1/1", help="every N-th mutant only, from the I-th: I/N")
     parser.add_argument("--again", action="store_true", help="try the survivors again, after tests were added")
     parser.add_argument("--journals", type=Path, default=ROOT / ".torture", help=argparse.SUPPRESS)
-    parser.add_argument("--records", type=Path, default=ROOT / "docs" / "reliability", help=argparse.SUPPRESS)
+    parser.add_argument("--records", type=Path, default=RECORDS, help=argparse.SUPPRESS)
     return parser
