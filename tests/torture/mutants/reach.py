@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -116,6 +118,20 @@ class Tracing:
         self.coverage = coverage.Coverage(data_file=None, include=[str(root / room / "*.py") for room in rooms])
         self.seconds: dict[str, float] = {}
         self.sharing: dict[str, list[str]] = {}
+        self.outside: set[str] = set()
+
+    @pytest.fixture(autouse=True)
+    def _no_python_of_its_own(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Leave out a test that starts another Python: the kit that runs there has no mutant."""
+        start = subprocess.Popen.__init__
+
+        def checked(process: object, args: object, *others: object, **named: object) -> None:
+            if str(args[0] if isinstance(args, list | tuple) else args).startswith(sys.executable):
+                self.outside.add(request.node.nodeid)
+                pytest.skip("starts a process")
+            start(process, args, *others, **named)
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", checked)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -146,7 +162,7 @@ class Tracing:
 
     def reach(self, failed: list[str]) -> Reach:
         """Return what was seen, without the tests that fail as it is."""
-        passed = set(self.seconds) - set(failed)
+        passed = set(self.seconds) - set(failed) - self.outside
         data = self.coverage.get_data()
         lines: dict[str, dict[int, list[str]]] = {}
         for file in data.measured_files():
