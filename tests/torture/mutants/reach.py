@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,10 @@ def is_test(file: str) -> bool:
 
 
 class Tracing:
-    """A pytest plugin that files each line under the test that runs it, a shared fixture's under all that use it."""
+    """A pytest plugin that files each line under the test that runs it, a shared fixture's under all that use it.
+
+    Tests that start another Python are left out.
+    """
 
     def __init__(self, root: Path, rooms: list[str]) -> None:
         self.root, self.now = root, ""
@@ -120,25 +124,13 @@ class Tracing:
         self.sharing: dict[str, list[str]] = {}
         self.outside: set[str] = set()
 
-    @pytest.fixture(autouse=True)
-    def _no_python_of_its_own(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Leave out a test that starts another Python: the kit that runs there has no mutant."""
-        start = subprocess.Popen.__init__
-
-        def checked(process: object, args: object, *others: object, **named: object) -> None:
-            if str(args[0] if isinstance(args, list | tuple) else args).startswith(sys.executable):
-                self.outside.add(request.node.nodeid)
-                pytest.skip("starts a process")
-            start(process, args, *others, **named)
-
-        monkeypatch.setattr(subprocess.Popen, "__init__", checked)
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Time the test, and file its lines under its name."""
         self._switch(item.nodeid)
         began = time.process_time()
-        result = yield
+        with self._no_other_python():
+            result = yield
         self.seconds[item.nodeid] = round(time.process_time() - began, 4)
         self._switch("")
         for name in getattr(item, "fixturenames", ()):
@@ -156,13 +148,32 @@ class Tracing:
         self._switch(before)
         return result
 
+    @contextmanager
+    def _no_other_python(self) -> Iterator[None]:
+        """Leave out a test that starts another Python: the kit that runs there has no mutant."""
+        start = subprocess.Popen.__init__
+
+        def checked(process: Any, args: Any, *others: Any, **named: Any) -> None:
+            if not isinstance(args, str) and str(args[0]) == sys.executable:
+                self.outside.add(self.now)
+                pytest.skip("starts a process")
+            start(process, args, *others, **named)
+
+        subprocess.Popen.__init__ = checked  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+
     def _switch(self, context: str) -> None:
         self.now = context
         self.coverage.switch_context(context)
 
     def reach(self, failed: list[str]) -> Reach:
         """Return what was seen, without the tests that fail as it is."""
-        passed = set(self.seconds) - set(failed) - self.outside
+        passed = (
+            set(self.seconds) - set(failed) - {test for one in self.outside for test in self.sharing.get(one, [one])}
+        )
         data = self.coverage.get_data()
         lines: dict[str, dict[int, list[str]]] = {}
         for file in data.measured_files():
