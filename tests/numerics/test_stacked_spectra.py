@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stabilitykit.errors import InvalidError
-from stabilitykit.numerics.stacked_spectra import _BATCH, null, ratios, rounding_floor, singular_values
+from stabilitykit.numerics import stacked_spectra
+from stabilitykit.numerics.stacked_spectra import _BATCH, null, product_values, ratios, rounding_floor, singular_values
 
 
 def normal(*shape, seed=0):
@@ -127,3 +128,27 @@ def test_only_an_ill_conditioned_matrix_is_decomposed(monkeypatch):
     stack = torch.diag_embed(torch.tensor([[1.0, 1.5e-6], [1.0, 0.5e-6], [3e8, 1e3]], dtype=torch.float64))
     assert singular_values(stack) == pytest.approx(np.array([[1, 1.5e-6], [1, 0.5e-6], [3e8, 1e3]]), rel=1e-4)
     assert decomposed == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 72, 4 * 9 * 7, 2**22])
+def test_values_of_products_are_those_of_the_whole_matrices(dtype, at_once, monkeypatch):
+    """Also where only some of the products fit into the memory that is allowed, down to one at a time."""
+    monkeypatch.setattr(stacked_spectra, "_BATCH", at_once)
+    reduced, qr = [], torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda X, mode: reduced.append(len(X)) or qr(X, mode=mode))
+    left, right = (torch.from_numpy(normal(5, 4, d, seed=d)).to(dtype) for d in (9, 7))
+    whole = left.double().mT @ right.double()
+    expected = np.linalg.svd(whole.numpy(), compute_uv=False)[:, :4]
+    np.testing.assert_allclose(product_values(left, right), expected, rtol=1e-12)
+    each = {1: [1] * 5, 72: [2, 2, 1]}.get(at_once, [5])
+    assert reduced == [size for size in each for _ in "LR"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_product_of_what_is_not_finite_is_refused(bad, side):
+    factors = [torch.ones(2, 3, 4), torch.ones(2, 3, 5)]
+    factors[side][1, 2, 3] = bad
+    with pytest.raises(InvalidError, match=r"^the heads holds a NaN or an infinity"):
+        product_values(*factors, "the heads")

@@ -155,6 +155,7 @@ def places(source):
         ("def f():\n    return None", []),
         ("for x in y:\n    break", ["break -> continue"]),
         ("@f(1)\ndef g(): pass", []),
+        ("x = zip(y, strict=True)", []),
     ],
 )
 def test_each_place_is_changed_in_each_way(source, expected):

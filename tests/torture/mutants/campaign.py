@@ -24,6 +24,8 @@ from torture.mutants.reach import Reach, Tracing, is_test
 from torture.mutants.trial import Found, Outcome, collect, forked, run_items, silent, tried
 
 SEED = 9
+TOGETHER = 8
+"""Files of tests that are traced by one process, after which what was seen is written down."""
 IMPOSSIBLE = -1
 """The number of tests of a mutant that no living function has."""
 PRELOADED = (
@@ -101,21 +103,30 @@ class Journal:
             file.write(json.dumps(line) + "\n")
 
 
-def reached(ground: Ground, path: Path) -> Reach:
-    """Return which tests run which lines: what `path` holds, after the tests have been run that it does not know."""
-    known, digests = Reach.read(path), ground.digests
-    shared = {file for file in digests if file.endswith("conftest.py")}
-    if stale := known.stale(digests, shared):
-        newer = path.with_suffix(".new")
-        child = os.fork()
-        if child == 0:
-            silent()
-            os._exit(collect(ground.root, stale, lambda session: _trace(session, ground, newer)))
-        os.waitpid(child, 0)
-        known = known.renewed(Reach.read(newer), stale, digests)
+def reached(ground: Ground, path: Path, seconds: float = math.inf) -> Reach | None:
+    """Return which tests run which lines: what `path` holds, after the tests have been run that it does not know.
+
+    None if the time is over first; what was seen until then is kept.
+    """
+    known, digests, end = Reach.read(path), ground.digests, time.monotonic() + seconds
+    shared = [file for file in digests if file.endswith("conftest.py")]
+    while stale := known.stale(digests)[:TOGETHER]:
+        if time.monotonic() > end:
+            return None
+        known = known.renewed(_traced(ground, stale, path.with_suffix(".new")), stale, digests, shared)
         known.write(path)
-        newer.unlink()
     return known
+
+
+def _traced(ground: Ground, tests: list[str], path: Path) -> Reach:
+    """Run these files of tests in a fork, which leaves what it saw at `path` for a moment."""
+    if (child := os.fork()) == 0:
+        silent()
+        os._exit(collect(ground.root, tests, lambda session: _trace(session, ground, path)))
+    os.waitpid(child, 0)
+    found = Reach.read(path)
+    path.unlink()
+    return found
 
 
 def _trace(session: pytest.Session, ground: Ground, path: Path) -> None:

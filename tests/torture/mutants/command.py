@@ -45,14 +45,20 @@ def _write_page() -> None:
 
 def _room(ground: Ground, journal: Journal, given: argparse.Namespace, end: float) -> None:
     """Look at each mutant of the shard for a moment, then long at those that passed."""
-    reach = reached(ground, journal.path.with_suffix(".reach.json"))
+    reach = reached(ground, journal.path.with_suffix(".reach.json"), end - time.monotonic())
     number, of = (int(part) for part in given.shard.split("/"))
     chosen = ground.order()[: given.sample][number - 1 :: of]
     for each, again in ((QUICK, ()), (math.inf, ("open", "survived") if given.again else ("open",))):
-        todo = [
-            one for one in chosen if one.name not in journal.outcomes or journal.outcomes[one.name].verdict in again
-        ]
-        for _ in tqdm(run(ground, journal, reach, todo, end, each), total=len(todo), unit=" mutants", desc=ground.room):
+        verdicts = {one: journal.outcomes[one.name].verdict if one.name in journal.outcomes else "" for one in chosen}
+        todo = [one for one, verdict in verdicts.items() if verdict in ("", *again)]
+        if reach is None or not todo or time.monotonic() > end:
+            return
+        for _ in tqdm(
+            run(ground, journal, reach, todo, end - time.monotonic(), each),
+            total=len(todo),
+            unit=" mutants",
+            desc=ground.room,
+        ):
             pass
 
 

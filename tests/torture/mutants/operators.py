@@ -1,7 +1,7 @@
 """What is changed in a source: each place where a small error can be planted, in the order of the text.
 
-Texts (strings, docstrings), annotations, decorators and imports stay as they are. Everything else that computes,
-decides, counts or returns is changed in every way named here.
+Texts (strings, docstrings), annotations, decorators, imports and the `strict` of a zip stay as they are. Everything
+else that computes, decides, counts or returns is changed in every way named here.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def mutants(file: str, source: str) -> list[Mutant]:
     alike = Counter[tuple[str, ...]]()
     for number, change in enumerate(_changes(ast.parse(source), Scope())):
         node, scope = change.node, change.scope
+        if change.operator == _ASSERTION:
+            continue
         before, after = (ast.unparse(part).splitlines()[0] for part in (node, change.new))
         alike[scope.name, before, after] += 1
         which = alike[scope.name, before, after]
@@ -100,6 +102,10 @@ def planted(source: str, number: int) -> ast.Module:
             change.put(ast.copy_location(change.new, change.node))
             return ast.fix_missing_locations(tree)
     raise IndexError(f"the source has no mutant {number}")
+
+
+_ASSERTION = "assertion"
+"""Of `zip(strict=True)`: that lengths agree, which they do as long as nothing else is wrong."""
 
 
 class Scope(NamedTuple):
@@ -122,8 +128,9 @@ def _changes(tree: ast.AST, scope: Scope) -> Iterator[Change]:
         here = scope
         if isinstance(tree, ast.FunctionDef) and field == "body":
             here = Scope(scope.name, inside=True)
+        asserted = isinstance(tree, ast.keyword) and tree.arg == "strict"
         for operator, new in _variants(field, node):
-            yield Change(node, operator, new, put, here)
+            yield Change(node, _ASSERTION if asserted else operator, new, put, here)
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not here.inside:
             here = Scope(f"{here.name}.{node.name}".lstrip("."))
         yield from _changes(node, here)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ from torture.mutants.operators import Mutant
 
 
 class Reach(NamedTuple):
-    """Seconds of every test, and the tests of every line of every file; and the digests of what that was seen on."""
+    """Seconds of every test, the tests of every line of every file, and the digests of what each file of tests ran."""
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, list[str]]]
-    digests: dict[str, str]
+    seen: dict[str, dict[str, str]]
 
     def tests(self, mutant: Mutant) -> list[str]:
         """Return the tests that a mutant is shown to, in order: those that run it, then the rest of their files.
@@ -57,30 +57,31 @@ class Reach(NamedTuple):
         """Return the processor seconds after which a mutant is taken to hang: four times what the tests need."""
         return 4 * sum(self.seconds[test] for test in tests) + spare
 
-    def stale(self, digests: dict[str, str], shared: Container[str]) -> list[str]:
-        """Return the files of tests to trace anew, of those in `digests`: edited ones, and those of an edited source.
+    def stale(self, digests: dict[str, str]) -> list[str]:
+        """Return the files of tests to trace: new ones, and those of which anything that they depend on was edited."""
+        tests = [file for file in digests if is_test(file)]
+        now = {file: {part: digests.get(part) for part in self.seen.get(file, ())} for file in tests}
+        return [file for file in tests if not now[file] or now[file] != self.seen[file]]
+
+    def renewed(self, newer: Reach, traced: Sequence[str], digests: dict[str, str], shared: Sequence[str]) -> Reach:
+        """Return what is known after some files of tests were traced, and of those that exist only.
 
         `shared` names the files that any test may depend on, such as a conftest.
         """
-        changed = {file for file in {*digests, *self.digests} if digests.get(file) != self.digests.get(file)}
-        if any(file in shared for file in changed):
-            return [file for file in digests if is_test(file)]
-        moved = {
-            test.partition("::")[0] for file in changed for tests in self.lines.get(file, {}).values() for test in tests
-        }
-        return [file for file in digests if is_test(file) and file in changed | moved]
-
-    def renewed(self, newer: Reach, traced: Sequence[str], digests: dict[str, str]) -> Reach:
-        """Return what is known after some files of tests were traced anew, and of those that exist only."""
-        gone = {file for file in self.digests if file not in digests} | set(traced)
-        seconds = {test: spent for test, spent in self.seconds.items() if test.partition("::")[0] not in gone}
+        seen = {file: parts for file, parts in self.seen.items() if file in digests and file not in traced}
+        covers: dict[str, set[str]] = {file: {file, *shared} for file in traced}
+        for source, of_file in newer.lines.items():
+            for test in {test for tests in of_file.values() for test in tests}:
+                covers[test.partition("::")[0]].add(source)
+        seen |= {file: {part: digests[part] for part in sorted(parts)} for file, parts in covers.items()}
+        seconds = {test: spent for test, spent in self.seconds.items() if test.partition("::")[0] in seen}
+        seconds = {test: spent for test, spent in seconds.items() if test.partition("::")[0] not in traced}
         lines: dict[str, dict[int, list[str]]] = {}
-        for reach in (self, newer):
+        for reach, kept in ((self, seconds), (newer, newer.seconds)):
             for file, of_file in reach.lines.items():
                 for line, tests in of_file.items():
-                    kept = [test for test in tests if test in (seconds if reach is self else newer.seconds)]
-                    lines.setdefault(file, {}).setdefault(line, []).extend(kept)
-        return Reach(seconds | newer.seconds, lines, digests)
+                    lines.setdefault(file, {}).setdefault(line, []).extend(test for test in tests if test in kept)
+        return Reach(seconds | newer.seconds, lines, seen)
 
     def write(self, path: Path) -> None:
         """Write it as JSON, each name once."""
@@ -89,7 +90,7 @@ class Reach(NamedTuple):
             file: {line: [names[test] for test in tests] for line, tests in of_file.items()}
             for file, of_file in self.lines.items()
         }
-        whole = {"seconds": self.seconds, "lines": lines, "digests": self.digests}
+        whole = {"seconds": self.seconds, "lines": lines, "seen": self.seen}
         path.write_text(json.dumps(whole), encoding="utf-8")
 
     @classmethod
@@ -103,7 +104,7 @@ class Reach(NamedTuple):
             file: {int(line): [names[number] for number in tests] for line, tests in of_file.items()}
             for file, of_file in found["lines"].items()
         }
-        return cls(found["seconds"], lines, found["digests"])
+        return cls(found["seconds"], lines, found["seen"])
 
 
 def is_test(file: str) -> bool:
