@@ -192,6 +192,8 @@ def project(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text(text)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    # So does an installed plugin with its package, which pytest would then load past any mutant.
+    (tmp_path / "conftest.py").write_text("import pytest\npytest.register_assert_rewrite('pkg')\n")
 
     def run(each="inf"):
         path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -194,10 +194,20 @@ def _serve(session: pytest.Session, ground: Ground, reach: Reach, asked: Connect
 def _imported(ground: Ground, reach: Reach, mutant: Mutant, tests: list[str]) -> Outcome:
     """Try it in a fork that has nothing of the kit imported yet: constants, defaults and classes are made anew."""
 
+    if not tests:
+        return Outcome("survived", "", 0)
+
     def work(leave: Callable[[Found], NoReturn]) -> Found:
-        replace_source(mutant, ground.root)
-        files = sorted({test.partition("::")[0] for test in tests})
-        collect(ground.root, files, lambda session: leave(tried(session, tests)))
+        was_imported = replace_source(mutant, ground.root)
+
+        def shown(session: pytest.Session) -> NoReturn:
+            found = tried(session, tests)
+            leave(found if found.by or was_imported() else Found("", IMPOSSIBLE))
+
+        collect(ground.root, sorted({test.partition("::")[0] for test in tests}), shown)
         return Found("collection", 0)  # pytest did not come as far as the tests
 
-    return forked(work, reach.limit(tests, 2 * ground.spare)) if tests else Outcome("survived", "", 0)
+    outcome = forked(work, reach.limit(tests, 2 * ground.spare))
+    if outcome.tests == IMPOSSIBLE:
+        raise RuntimeError(f"no test that is said to run {mutant.name} has imported it")
+    return outcome

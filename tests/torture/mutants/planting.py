@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -38,8 +39,8 @@ def replace_code(mutant: Mutant, root: Path, functions: Functions) -> bool:
     return bool(found)
 
 
-def replace_source(mutant: Mutant, root: Path) -> None:
-    """Have this process import the mutant where it would import the file; the module must not be imported yet."""
+def replace_source(mutant: Mutant, root: Path) -> Callable[[], bool]:
+    """Have this process import the mutant in place of the file, once; return what says whether that has happened."""
     module = mutant.file.removesuffix(".py").replace("/", ".")
     if module in sys.modules:
         raise RuntimeError(f"{module} is imported already, so that its mutant would not be run")
@@ -55,6 +56,7 @@ def replace_source(mutant: Mutant, root: Path) -> None:
             return spec_from_file_location(name, file, loader=Loader(name, file)) if name == module else None
 
     sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+    return lambda: isinstance(getattr(sys.modules.get(module), "__loader__", None), Loader)
 
 
 def _compiled(mutant: Mutant, root: Path) -> CodeType:

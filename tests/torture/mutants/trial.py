@@ -133,17 +133,6 @@ def collect(root: Path, tests: Sequence[str], work: Callable[[pytest.Session], N
     """Have pytest collect `tests` and hand them to `work`. For a fork, as it changes the folder."""
     os.chdir(root)
     sys.path.insert(0, str(root))  # before another copy of the kit that may be installed
-    # What was imported before pytest (to be shared by all forks) is no plugin of ours that asserts.
-    words = [
-        "-q",
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-        "-m",
-        "not model",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(root),
-        *tests,
-    ]
+    # No rewriting of assertions: for it pytest would load the kit itself, past the mutant.
+    words = ["-q", "--assert=plain", "-m", "not model", "-p", "no:cacheprovider", "--rootdir", str(root), *tests]
     return int(pytest.main(words, plugins=[Session(work)]))
