@@ -60,14 +60,11 @@ class Ground:
 
         Tests of pages run what the pages say and look at little of it: they are left out.
         """
-        paths = {
-            path for folder in self.tests for path in (self.root / folder).rglob("*.py") if "_page" not in path.name
-        }
-        paths |= (
-            {self.root / file for file in self.sources}
-            | set(self.root.glob("*.py"))
-            | set(self.root.glob("tests/*.py"))
-        )
+        folders = [self.root / folder for folder in self.tests]
+        paths = {path for folder in folders for path in folder.rglob("*.py") if "_page" not in path.name}
+        above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(self.root)}
+        paths |= {path for folder in above for path in folder.glob("conftest.py")}
+        paths |= {self.root / file for file in self.sources}
         named = ((path.relative_to(self.root).as_posix(), path) for path in sorted(paths))
         return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in named}
 
