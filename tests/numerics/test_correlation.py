@@ -103,6 +103,7 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
         (lambda: spearman([[1, 2]], [[1, 2]]), "equally long vectors"),
         (lambda: spearman([1, math.nan, 2], [1, 2, 3]), "nan, which has no rank"),
         (lambda: rank_interval(0.1, 10, confidence=1.0), "confidence must lie strictly between 0 and 1"),
+        (lambda: rank_interval(0.1, 10, confidence=0.0), "confidence must lie strictly between 0 and 1"),
     ],
 )
 def test_what_has_no_rank_is_refused(call, fragment):

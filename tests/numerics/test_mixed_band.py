@@ -69,3 +69,11 @@ def test_the_fit_is_that_of_the_prediction_as_it_is():
 def test_other_shapes_are_refused():
     with pytest.raises(UsageError, match="do not belong"):
         mixed_band(L, np.ones((2, 2), dtype=bool))
+
+
+@pytest.mark.parametrize(("stray", "wide"), [(9, True), (10, False)])
+def test_a_band_is_open_that_ends_less_than_a_tenth_from_the_end(stray, wide):
+    steps = np.arange(101.0)[:, None]
+    B = steps >= 50
+    B[stray] = True
+    assert mixed_band(steps, B).open is wide
