@@ -44,13 +44,14 @@ def _write_page() -> None:
 
 
 def _room(ground: Ground, journal: Journal, given: argparse.Namespace, end: float) -> None:
-    """Look at each mutant of the shard for a moment, then long at those that passed."""
+    """Look at each mutant of the shard for a moment, then long at those that passed and that no reason excuses."""
     reach = reached(ground, journal.path.with_suffix(".reach.json"), end - time.monotonic())
     number, of = (int(part) for part in given.shard.split("/"))
     chosen = ground.order()[: given.sample][number - 1 :: of]
+    known = record.reasons()
     for each, again in ((QUICK, ()), (math.inf, ("open", "survived") if given.again else ("open",))):
         verdicts = {one: journal.outcomes[one.name].verdict if one.name in journal.outcomes else "" for one in chosen}
-        todo = [one for one, verdict in verdicts.items() if verdict in ("", *again)]
+        todo = [one for one, said in verdicts.items() if not said or (said in again and one.place not in known)]
         if reach is None or not todo or time.monotonic() > end:
             return
         for _ in tqdm(
