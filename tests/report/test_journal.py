@@ -90,7 +90,18 @@ def test_a_finished_test_whose_record_is_damaged_is_not_finished(tmp_path):
     assert (list(contents.finished), contents.damaged) == (["b"], 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"nonsense\n"])
+@pytest.mark.parametrize("content", [b"", b'{"crc":"0123'])
+def test_a_run_that_was_killed_in_its_first_line_left_nothing(tmp_path, content):
+    former = written(tmp_path, record(0), done(1)).read_bytes()
+    Journal(tmp_path, HEADER).begin()
+    (tmp_path / NAME).write_bytes(content)
+    assert resumable(tmp_path, {}) is None
+    path = written(tmp_path, record(1), done(1))
+    assert read(path).finished["a"].records == (record(1),)
+    assert (tmp_path / FORMER).read_bytes() == former
+
+
+@pytest.mark.parametrize("content", [b"\n", b"nonsense\n"])
 def test_a_journal_without_its_first_line_is_unreadable(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(UnreadableError, match="does not say what run it is of"):
