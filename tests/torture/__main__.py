@@ -12,10 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["mutants"]:
+    if "mutants" in sys.argv[1:]:
         from torture.mutants.command import main as mutants
 
-        sys.exit(mutants(sys.argv[2:]))
+        sys.exit(mutants([word for word in sys.argv[1:] if word != "mutants"]))
     from torture.runner import main
 
     sys.exit(main())

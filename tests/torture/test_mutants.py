@@ -220,6 +220,17 @@ def test_a_strong_test_kills_all_and_says_how(project):
     assert found[": 3 -> 4"][0] == found["clipped: 0 -> 1"][0] == "killed", "nothing of them is in a function's body"
 
 
+def test_a_test_that_fails_by_its_place_kills_nothing(project):
+    """It passes only after another one, which takes longer and would come later here."""
+    slow = "end = time.process_time() + 0.05\n    while time.process_time() < end: pass\n"
+    first = (
+        f"import time\nfrom pkg import calc\nseen = []\n\ndef test_first():\n    {slow}    seen.append(calc.LIMIT)\n"
+    )
+    project.tests.write_text(first + "\ndef test_second():\n    assert calc.clipped(1) == seen[0] - 2\n")
+    with pytest.raises(AssertionError, match="test_second fails in its place without a mutant too"):
+        project()
+
+
 def test_a_weak_test_is_told_what_it_does_not_see_and_a_better_one_goes_on_from_there(project):
     weak = STRONG.replace("(-2, 2, 3, 4)] == [2, 2, 3, -1]", "(-2, 2, 4)] == [2, 2, -1]").replace(
         "LIMIT == 3", "LIMIT > 0"

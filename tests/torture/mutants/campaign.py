@@ -140,8 +140,10 @@ def run(
 ) -> Iterator[tuple[Mutant, Outcome]]:
     """Try each mutant in turn until the time is over. One test process lives; each mutant is a fork of it.
 
-    With `each`, a mutant has so many seconds of its quickest tests; if they do not notice it, it is left `open`.
+    With `each`, a mutant has so many seconds of its quickest tests; if they do not notice it, it is left `open`. A
+    test that kills for the first time is run again in the same order without the mutant, and must pass.
     """
+    proven: set[str] = set()
     for name in ground.preloaded:
         importlib.import_module(name)
     here, there = Pipe()
@@ -159,6 +161,11 @@ def run(
         shown = reach.quickest(tests, each)
         here.send((mutant, shown))
         outcome = here.recv() or _imported(ground, reach, mutant, shown)
+        if outcome.by in reach.seconds and outcome.by not in proven:
+            here.send((None, shown[: shown.index(outcome.by) + 1]))
+            if (without := here.recv()).verdict != "survived":
+                raise RuntimeError(f"{without.by} fails in its place without a mutant too, and proves nothing")
+            proven.add(outcome.by)
         if outcome.verdict == "survived" and len(shown) < len(tests):
             outcome = outcome._replace(verdict="open")
         journal.add(mutant, outcome)
@@ -179,8 +186,8 @@ def _serve(session: pytest.Session, ground: Ground, reach: Reach, asked: Connect
         except EOFError:
             return
 
-        def work(_: object, mutant: Mutant = mutant, tests: list[str] = tests) -> Found:
-            if not replace_code(mutant, ground.root, functions):
+        def work(_: object, mutant: Mutant | None = mutant, tests: list[str] = tests) -> Found:
+            if mutant and not replace_code(mutant, ground.root, functions):
                 return Found("", IMPOSSIBLE)
             return tried(session, tests)
 
@@ -190,7 +197,6 @@ def _serve(session: pytest.Session, ground: Ground, reach: Reach, asked: Connect
 
 def _imported(ground: Ground, reach: Reach, mutant: Mutant, tests: list[str]) -> Outcome:
     """Try it in a fork that has nothing of the kit imported yet: constants, defaults and classes are made anew."""
-
     if not tests:
         return Outcome("survived", "", 0)
 

@@ -172,9 +172,8 @@ class Tracing:
 
     def reach(self, failed: list[str]) -> Reach:
         """Return what was seen, without the tests that fail as it is."""
-        passed = (
-            set(self.seconds) - set(failed) - {test for one in self.outside for test in self.sharing.get(one, [one])}
-        )
+        outside = {test for one in self.outside for test in self.sharing.get(one, [one])}
+        passed = set(self.seconds) - set(failed) - outside
         data = self.coverage.get_data()
         lines: dict[str, dict[int, list[str]]] = {}
         for file in data.measured_files():
