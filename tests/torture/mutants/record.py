@@ -69,8 +69,8 @@ def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[
         "out; texts, annotations and decorators are not changed.",
         *(_sentence(room) for room in rooms),
         "`make torture ARGS=mutants` goes on where it was. The order is drawn from a seed "
-        f"({SEED}), so that what was run is a random sample of all. A test that killed for the first time was run again "
-        f"without the mutant. Run at commit {commit}.",
+        f"({SEED}), so that what was run is a random sample of all. A test that killed for the first time was run "
+        f"again without the mutant. Run at commit {commit}.",
     ]
     columns = ["file", "mutants", "run", "killed", "survived"]
     rows = [row for room in rooms for row in room["files"]]
