@@ -101,12 +101,15 @@ def test_too_few_shuffles_are_refused():
         moran(LINE, shuffles=99)
 
 
-def test_p_is_that_of_all_arrangements():
-    """All 84 ways to place three cells of nine, each measured by the dense formula."""
-    B = np.zeros((3, 3), dtype=bool)
-    B.flat[[0, 1, 3]] = True
-    every = [np.isin(np.arange(9), places).reshape(3, 3) for places in itertools.combinations(range(9), 3)]
-    off = np.array([abs(dense(one) + 1 / 8) for one in every])
-    exact = np.mean(off >= abs(dense(B) + 1 / 8) - 1e-9)
+@pytest.mark.parametrize(("shape", "cells"), [((3, 3), (0, 1, 3)), ((1, 5), (0,))])
+def test_p_is_that_of_all_arrangements(shape, cells):
+    """All ways to place as many cells, each measured by the dense formula, from the mean of all, -1 / (n - 1)."""
+    n = math.prod(shape)
+    B, *every = (
+        np.isin(np.arange(n), places).reshape(shape)
+        for places in (cells, *itertools.combinations(range(n), len(cells)))
+    )
+    off = np.array([abs(dense(one) + 1 / (n - 1)) for one in every])
+    exact = np.mean(off >= abs(dense(B) + 1 / (n - 1)) - 1e-9)
     assert 0.1 < exact < 0.9
     assert moran(B, shuffles=4000).p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 4000))

@@ -204,3 +204,11 @@ def test_equal_tensors_differ_in_nothing() -> None:
     found = dataclasses.asdict(difference(floats(ONE, ZERO, INF, NAN), floats(ONE, ZERO, INF, NAN)))
     counted = {"elements": 4, "nan_match": 1, "infs": 1, "worst": None}
     assert found == dict.fromkeys(found, 0) | counted
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_length_of_a_difference_has_no_sign(sign: int) -> None:
+    a = torch.tensor([-3e30, -4e30]) * sign
+    found = difference(a, torch.zeros(2))
+    assert found.l2 == pytest.approx(5e30)
+    assert found.relative_l2 == pytest.approx(1)

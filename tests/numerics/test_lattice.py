@@ -528,6 +528,18 @@ def test_samples_are_the_cells_and_a_grid_in_one_order(dtype: torch.dtype) -> No
     assert points[0] <= max(smallest / largest, 1e-307)
 
 
+def test_a_bound_and_a_start_only_cut_the_samples() -> None:
+    """Also where they are steps of the grid, or the first breakpoint itself."""
+    lattice = Lattice(torch.tensor([0.0, 1.0, 1.5]), torch.tensor([1e6, 1.0, 0.7]))
+    assert lattice.nearest is not None
+    near = lattice.nearest.first_changed
+    samples = list(lattice.samples(4 * near))
+    assert list(lattice.samples(near)) == [cell for cell in samples if cell.first_changed <= near]
+    for cell in samples[:: len(samples) // 7]:
+        after = [later.first_changed for later in samples if later.first_changed > cell.first_changed]
+        assert [later.first_changed for later in lattice.samples(4 * near, cell.first_changed)] == after
+
+
 def test_a_ray_of_zeros_alone_is_sampled_finely_where_others_would_move_and_ends_finite() -> None:
     x0 = torch.tensor([0.0, 1.0, -1.0, 1.0])
     axis = torch.tensor([2.0, 0.0, 0.0, 0.0])

@@ -152,3 +152,20 @@ def test_a_product_of_what_is_not_finite_is_refused(bad, side):
     factors[side][1, 2, 3] = bad
     with pytest.raises(InvalidError, match=r"^the heads holds a NaN or an infinity"):
         product_values(*factors, "the heads")
+
+
+def test_a_null_is_the_mean_over_so_many_matrices_of_its_seed():
+    random = np.random.Generator(np.random.PCG64((7, 3, 5)))
+    spectra = np.stack([np.linalg.svd(random.standard_normal((3, 5)), compute_uv=False) for _ in range(2)])
+    means, spectrum = null((3, 5), 2, 7)
+    assert means == pytest.approx({name: values.mean() for name, values in ratios(spectra).items()}, rel=1e-12)
+    assert spectrum == pytest.approx(
+        np.mean(spectra / np.linalg.norm(spectra, axis=1, keepdims=True), axis=0), rel=1e-12
+    )
+
+
+def test_the_floor_is_that_of_the_elements_themselves():
+    A = normal(6, 10)
+    s = np.linalg.svd(A, compute_uv=False)[None]
+    expected = 2.0**-8 / 2 * np.sqrt((A**2).mean()) * (math.sqrt(6) + math.sqrt(10))
+    assert rounding_floor(s, (6, 10), 2.0**-8) == pytest.approx([expected], rel=1e-12)

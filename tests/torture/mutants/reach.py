@@ -17,6 +17,8 @@ import coverage
 import pytest
 from torture.mutants.operators import Mutant
 
+DEFAULTS = "/test_defaults.py::"
+
 
 class Reach(NamedTuple):
     """Seconds of every test, the tests of every line of every file, and the digests of what each file of tests ran."""
@@ -29,11 +31,14 @@ class Reach(NamedTuple):
         """Return the tests that a mutant is shown to, in order: those that run it, then the rest of their files.
 
         Lines that run at import, and what the first of several tests computes for all (a cached function), are
-        nobody's: therefore whole files. A module's own statements are shown to the tests of all its lines.
+        nobody's: therefore whole files. A module's own statements are shown to the tests of all its lines, and to
+        those of DEFAULTS, which look at definitions and run nothing.
         """
         lines = self.lines.get(mutant.file, {})
         near = {test for test in lines.get(mutant.line, ()) if mutant.inside}
-        near = near or {test for tests in lines.values() for test in tests}
+        if not near:
+            near = {test for tests in lines.values() for test in tests}
+            near |= {test for test in self.seconds if not mutant.inside and DEFAULTS in test}
         files = {test.partition("::")[0] for test in near}
         rest = {test for test in self.seconds if test.partition("::")[0] in files} - near
         return [*self._varied(near), *self._varied(rest)]
