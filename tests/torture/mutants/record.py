@@ -49,7 +49,8 @@ def _by_file(order: Sequence[Mutant], run: Mapping[Mutant, Outcome]) -> list[lis
     for file in sorted({mutant.file for mutant in order}):
         mine = [outcome for mutant, outcome in run.items() if mutant.file == file]
         killed = sum(outcome.verdict in KILLED for outcome in mine)
-        rows.append([file, sum(mutant.file == file for mutant in order), len(mine), killed, len(mine) - killed])
+        if mine:
+            rows.append([file, sum(mutant.file == file for mutant in order), len(mine), killed, len(mine) - killed])
     return rows
 
 
@@ -94,6 +95,8 @@ def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[
 
 
 def _sentence(room: Mapping[str, Any]) -> str:
+    if not room["run"]:
+        return f"`{room['room']}`: none of its {room['mutants']:,} mutants has been run."
     killed = sum(room[verdict] for verdict in KILLED)
     rest, same = room["run"] - killed, room["equivalent"]
     whole = room["run"] == room["mutants"]
@@ -107,12 +110,12 @@ def _sentence(room: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, rooms: Sequence[tuple[Ground, Journal]]) -> list[str]:
-    """Write both records of the rooms that were run; return the survivors that no reason is written down for."""
+    """Write both records; return the survivors that no reason is written down for."""
     from torture.tree import commit
 
     from stabilitykit.results.atomic import atomic_write
 
-    counts = [counted(ground, journal) for ground, journal in rooms if journal.outcomes]
+    counts = [counted(ground, journal) for ground, journal in rooms]
     for name, one in sections(counts, commit()).items():
         atomic_write(folder / f"{name}.json", json.dumps(one, indent=1, ensure_ascii=False) + "\n")
     return [one["place"] for room in counts for one in room["survivors"] if not one["reason"]]
