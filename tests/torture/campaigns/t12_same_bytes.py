@@ -19,17 +19,8 @@ from oracles.forge import environment
 from torture.campaign import Campaign, draw, scratch
 from torture.campaigns.t14_dead_workers import toys
 
-OF_A_RUN = (
-    "run_id",
-    "started",
-    "command",
-    "seconds",
-    "worker",
-    "workers",
-    "time_utc",
-    "load_average",
-    "PYTHONHASHSEED",
-)
+OF_A_RUN = ("run_id", "started", "command", "report", "seconds", "worker", "workers", "time_utc", "load_average")
+OF_A_RUN += ("env.PYTHONHASHSEED",)
 ZONES = ("UTC", "Pacific/Kiritimati", "America/St_Johns", "Asia/Kathmandu")
 LOCALES = ("C", "C.UTF-8", "POSIX")
 WRITE = """
@@ -49,9 +40,15 @@ from toys import *
 def test_toy(stability, drift):
     stability.measure(ToyDrift(drift), TOY)
 """
-UNSTABLE = (
-    SOURCE
-    + "\nfrom toys import ToyDrift as Former\nclass ToyDrift(Former):\n    causes = tuple({str(n) for n in range(9)})\n"
+UNSTABLE = SOURCE.replace(
+    "from toys import *",
+    """
+from toys import *
+from toys import ToyDrift as Former
+
+class ToyDrift(Former):
+    causes = tuple({str(n) for n in range(9)})
+""",
 )
 
 
