@@ -29,13 +29,15 @@ def counted(ground: Ground, journal: Journal) -> dict[str, Any]:
     known = reasons()
     survivors = [mutant for mutant, outcome in run.items() if outcome.verdict not in KILLED]
     verdicts = Counter(outcome.verdict for outcome in run.values())
+    inside = [outcome.verdict in KILLED for mutant, outcome in run.items() if mutant.inside]
     return {
         "room": ground.room,
         "mutants": len(order),
         "run": len(run),
         **{verdict: verdicts[verdict] for verdict in (*KILLED, "survived", "open")},
         "equivalent": sum(known.get(mutant.place, "").startswith("equivalent") for mutant in survivors),
-        "least": _least(len(run) - len(survivors), len(run)),
+        "inside": {"mutants": sum(one.inside for one in order), "run": len(inside), "killed": sum(inside)},
+        "least": _least(sum(inside), len(inside)),
         "files": _by_file(order, run),
         "survivors": [
             {"name": mutant.name, "place": mutant.place, "reason": known.get(mutant.place, "")}
@@ -55,7 +57,7 @@ def _by_file(order: Sequence[Mutant], run: Mapping[Mutant, Outcome]) -> list[lis
 
 
 def _least(killed: int, run: int) -> float:
-    """Return the lower end of the 95 % Clopper-Pearson interval of the share killed among all mutants."""
+    """Return the lower end of the 95 % Clopper-Pearson interval of a share."""
     from scipy.stats import binomtest
 
     return float(binomtest(killed, run).proportion_ci(0.95, "exact").low) if run else 0.0
@@ -99,13 +101,17 @@ def _sentence(room: Mapping[str, Any]) -> str:
         return f"`{room['room']}`: none of its {room['mutants']:,} mutants has been run."
     killed = sum(room[verdict] for verdict in KILLED)
     rest, same = room["run"] - killed, room["equivalent"]
-    whole = room["run"] == room["mutants"]
-    bound = "" if whole else f", and of all mutants at least {room['least']:.1%} are (95 %, Clopper-Pearson)"
+    bodies, whole = room["inside"], room["run"] == room["mutants"]
+    how_many = "all" if whole else f"{room['run']:,} of"
+    bound = (
+        f" {bodies['killed']:,} of {bodies['run']:,} in bodies of functions were killed: of all {bodies['mutants']:,} "
+        f"there at least {room['least']:.1%} would be (95 %, Clopper-Pearson)."
+    )
     return (
-        f"`{room['room']}`: {'all' if whole else format(room['run'], ',') + ' of'} {room['mutants']:,} mutants "
-        f"were run. {killed:,} were killed ({killed / room['run']:.1%}{bound}): {room['timeout']} by the time they "
-        f"took, {room['crashed']} by the end of the process, the others by a test. {rest} survived, {same} of which "
-        f"change nothing that a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
+        f"`{room['room']}`: {how_many} {room['mutants']:,} mutants were run. {killed:,} were killed "
+        f"({killed / room['run']:.1%}): {room['timeout']} by the time they took, {room['crashed']} by the end of the "
+        f"process, the others by a test.{'' if whole else bound} {rest} survived, {same} of which change nothing that "
+        f"a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
     )
 
 
