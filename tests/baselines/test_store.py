@@ -12,6 +12,7 @@ from oracles.updaters import Updaters
 from stabilitykit.baselines import store
 from stabilitykit.baselines.store import place, read, write
 from stabilitykit.errors import IncomparableError, UnreadableError
+from stabilitykit.results.atomic import TEMPORARY
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         write(former, [made(radius=1.0)])
     assert path.read_bytes() == content
     assert [name.name for name in tmp_path.iterdir() if name.suffix != ".lock"] == ["main.jsonl"]
+
+
+def test_what_a_killed_process_left_is_removed_by_a_later_write(tmp_path):
+    part = tmp_path / f".ab{TEMPORARY}"
+    part.touch()
+    os.utime(part, (1, 1))
+    write(read(tmp_path / "main.jsonl"), [made()])
+    assert not part.exists()
 
 
 @pytest.mark.parametrize(

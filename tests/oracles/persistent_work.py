@@ -67,9 +67,9 @@ def work(ack: int, folder: str, round: int, point: str = "", count: int = 0) -> 
 def _finish(place: Path, round: int) -> None:
     finished = journal.read(place / journal.NAME).finished
     records = [Record.from_dict(json.loads(one.records[0])) for _, one in sorted(finished.items())]
-    _merge(place / "main.jsonl", round)
     traces.write_recording(recordings.recording(recordings.generation(seed=round)), place / "recording")
     write(replace(made_run.made_run(), run_id=f"round {round}"), records, place / "report")
+    _merge(place / "main.jsonl", round)
 
 
 def _merge(path: Path, round: int) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.errors import UnreadableError, UnwritableError, UsageError
 from stabilitykit.report.journal import FORMER, NAME, Journal, lines, read, resumable
 
 HEADER = json.dumps({"started": "2026-01-02", "identity": {"seed": 0, "models": ["tiny"]}})
@@ -53,6 +53,23 @@ def test_any_changed_byte_is_noticed(tmp_path):
     for index in range(start, len(whole) - 1):
         path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
         assert [line.kind for line in lines(path)[0]] == ["header"]
+
+
+def test_a_full_disk_stops_no_run_and_is_told_once(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, HEADER)
+    journal.keep(record(0))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", full)
+        with pytest.raises(UnwritableError, match=r"journal\.jsonl was not written \(\d+ bytes\): No space left"):
+            journal.append(record(1))
+        journal.keep(record(1))
+    journal.keep(record(2))
+    assert journal.problem.endswith("what was there before is unchanged; the rest of this run cannot be resumed")
+    assert lines(journal.path) == ([("header", HEADER), ("record", record(0))], 0)
 
 
 def test_the_kind_is_under_the_checksum(tmp_path):

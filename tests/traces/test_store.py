@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 
 import stabilitykit as sk
 from stabilitykit.errors import IncomparableError, StabilityError, UnreadableError, UsageError
+from stabilitykit.results.atomic import TEMPORARY
 from stabilitykit.traces.manifest import NAME
 
 
@@ -50,6 +51,14 @@ def test_a_folder_with_other_things_in_it_is_left_alone(recording, tmp_path):
         sk.write_recording(recording, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         sk.write_recording(recording, tmp_path / "thesis.txt")
+
+
+def test_what_a_killed_process_left_of_a_recording_does_not_stand_in_the_way(recording, tmp_path):
+    part = tmp_path / f".ab{TEMPORARY}"
+    part.write_bytes(b"half of it")
+    os.utime(part, (1, 1))
+    sk.read_recording(sk.write_recording(recording, tmp_path))
+    assert not part.exists()
 
 
 def test_a_crash_while_writing_leaves_no_recording(recording, folder, monkeypatch):

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 from oracles import careless_writers
 from oracles.forge import Forge
@@ -32,45 +31,49 @@ RANDOM = 300
 
 
 @functools.cache
-def forge() -> Forge:
-    return Forge("oracles.persistent_work")
+def forge(*defects: str) -> Forge:
+    return Forge("oracles.persistent_work", *(f"oracles.careless_writers:{name}" for name in defects))
 
 
 @functools.cache
-def passages(point: str) -> int:
+def passages(work: Forge, point: str) -> int:
     """Return how often a second round passes a point when nobody kills it."""
-    place = _begun()
-    status, acks, said = forge().ask(WORK, str(place), 2, point, -1)
+    place = _begun(work)
+    status, acks, said = work.ask(WORK, str(place), 2, point, -1)
     assert status == 0, said
     return int(acks.split("passed ")[1].split()[0])
 
 
 @functools.cache
-def seconds() -> float:
+def seconds(work: Forge) -> float:
     """Return how long a second round takes when nobody kills it."""
-    place, begun = _begun(), time.monotonic()
-    assert forge().ask(WORK, str(place), 2)[0] == 0
+    place, begun = _begun(work), time.monotonic()
+    assert work.ask(WORK, str(place), 2)[0] == 0
     return time.monotonic() - begun
 
 
-def kill(number: int) -> str | None:
+def kill(number: int, *defects: str) -> str | None:
     """Kill a second round at a point or at a random moment; look, let the next process go on, look again."""
+    work = forge(*defects)
     if number < AT_POINTS:
         point = POINTS[number % len(POINTS)]
-        count = 1 + number // len(POINTS) % passages(point)
-        place, where = _begun(), f"passage {count} of {point}"
-        status, acks, said = forge().ask(WORK, str(place), 2, point, count)
+        total = passages(work, point)
+        if not total:
+            return None if defects else f"nothing passes {point}"
+        count = total - number // len(POINTS) * 7 % total
+        place, where = _begun(work), f"passage {count} of {point}"
+        status, acks, said = work.ask(WORK, str(place), 2, point, count)
     else:
-        random, status, longest = draw("T1", number), 0, seconds()
+        random, status, longest = draw("T1", number), 0, seconds(work)
         while status == 0:  # it had ended before
-            place, after = _begun(), float(random.random()) * longest
+            place, after = _begun(work), float(random.random()) * longest
             where = f"{after:.3f} s"
-            status, acks, said = forge().ask(WORK, str(place), 2, kill_after=after)
+            status, acks, said = work.ask(WORK, str(place), 2, kill_after=after)
             longest *= 0.9
     if status != -signal.SIGKILL:
         return f"at {where} it ended with {status}: {said}"
     try:
-        found = lost(place, acks.split()) or _resumed(place)
+        found = lost(place, acks.split()) or _resumed(work, place)
     except StabilityError as error:
         found = f"not readable: {error}"
     finally:
@@ -79,18 +82,18 @@ def kill(number: int) -> str | None:
 
 
 @functools.cache
-def _first_round() -> Path:
+def _first_round(work: Forge) -> Path:
     place = scratch("kill")
-    status, _, said = forge().ask(WORK, str(place), 1)
+    status, _, said = work.ask(WORK, str(place), 1)
     assert status == 0, said
     (place / journal.NAME).unlink()
     return place
 
 
-def _begun() -> Path:
+def _begun(work: Forge) -> Path:
     """Return a folder in which a first round is done."""
     place = scratch("kill")
-    shutil.copytree(_first_round(), place, dirs_exist_ok=True)
+    shutil.copytree(_first_round(work), place, dirs_exist_ok=True)
     return place
 
 
@@ -111,10 +114,10 @@ def lost(place: Path, acks: list[str]) -> str | None:
     return None
 
 
-def _resumed(place: Path) -> str | None:
+def _resumed(work: Forge, place: Path) -> str | None:
     """Let the next process, hours later, do the rest; look at all that it has written."""
     _age(place)
-    status, acks, said = forge().ask(WORK, str(place), 2)
+    status, acks, said = work.ask(WORK, str(place), 2)
     if status or "end" not in acks:
         return f"the next process did not complete: {said}"
     if left := [path.name for path in place.rglob(f"*{TEMPORARY}")]:
@@ -134,17 +137,7 @@ def _age(place: Path) -> None:
 
 
 def _planted(defect: Callable) -> Trial:
-    """Return the trial with a forge of its own, whose process has a defect."""
-
-    @functools.cache
-    def defective() -> Forge:
-        return Forge("oracles.persistent_work", f"oracles.careless_writers:{defect.__name__}")
-
-    def trial(number: int) -> str | None:
-        with patch(f"{__name__}.forge", defective):
-            return kill(number)
-
-    return trial
+    return lambda number: kill(number, defect.__name__)
 
 
 CAMPAIGNS = [
