@@ -71,8 +71,8 @@ def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[
         "its own against the tests of its room that run its line. Tests that need SmolLM2 and those of pages are left "
         "out; texts, annotations and decorators are not changed.",
         *(_sentence(room) for room in rooms),
-        f"`make torture ARGS=mutants` goes on where it was. The order is drawn from a seed ({SEED}). Before a test counts "
-        "as having killed, it has been seen to pass without the mutant. A survivor that a reason excuses was shown the "
+        f"`make torture ARGS=mutants` goes on where it was. The order is drawn from a seed ({SEED}). Before a test "
+        "counts as having killed, it has been seen to pass without the mutant. A survivor that a reason excuses was shown the "
         f"quickest second of its tests at least, every other one all of them. Run at commit {commit}.",
     ]
     columns = ["file", "mutants", "run", "killed", "survived"]
