@@ -72,8 +72,8 @@ def sections(rooms: Sequence[Mapping[str, Any]], commit: str) -> dict[str, dict[
         "out; texts, annotations and decorators are not changed.",
         *(_sentence(room) for room in rooms),
         f"`make torture ARGS=mutants` goes on where it was. The order is drawn from a seed ({SEED}). Before a test "
-        "counts as having killed, it has been seen to pass without the mutant. A survivor that a reason excuses was shown "
-        f"the quickest second of its tests at least, every other one all of them. Run at commit {commit}.",
+        "counts as having killed, it has been seen to pass without the mutant. A survivor that a reason excuses was "
+        f"shown the quickest second of its tests at least, every other one all of them. Run at commit {commit}.",
     ]
     columns = ["file", "mutants", "run", "killed", "survived"]
     rows = [row for room in rooms for row in room["files"]]
