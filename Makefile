@@ -18,7 +18,7 @@ help:
 	@echo "make report   measure the default model, write $(REPORT)/index.html (about five minutes after set-up)"
 	@echo "make test     test the kit itself"
 	@echo 'make test-long  the tests that make test leaves out for their time'
-	@echo "make torture  try to break the kit, for an hour; writes docs/reliability.md"
+	@echo "make torture  try to break the kit, for an hour, and mutants of it for another; writes docs/reliability.md"
 	@echo "make lint     check style, types and the directions of imports"
 	@echo "make docs     build the documentation's site into docs/_build (under a minute)"
 	@echo "make setup    create or repair .venv only"
@@ -44,6 +44,7 @@ test-long: setup
 
 torture: setup
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture --time $(TIME) $(ARGS)
+	@[ -n "$(ARGS)" ] || OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture mutants --time $(TIME)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -23,6 +23,10 @@ class UnreadableError(StabilityError, OSError):
     """A file, folder, model or package is missing, damaged, or not what its digest promises."""
 
 
+class UnwritableError(StabilityError, OSError):
+    """A file could not be written, as on a full disk; what was there before is unchanged."""
+
+
 class InvalidError(StabilityError, ArithmeticError):
     """A non-finite value where a number is needed; no statistic is computed from it."""
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 from stabilitykit.baselines.entry import Entry, Key
 from stabilitykit.baselines.text import parse, render
 from stabilitykit.errors import IncomparableError, UnreadableError
-from stabilitykit.results.atomic import atomic_write
+from stabilitykit.results.atomic import atomic_write, remove_stale
 
 FOLDER = ".stability"
 SUFFIX = ".jsonl"
@@ -87,6 +87,7 @@ def write(former: Baseline, entries: Iterable[Entry]) -> Baseline:
             )
         if _digest(content) != now:
             atomic_write(former.path, content)
+    remove_stale(former.path.parent)
     return Baseline(former.path, _digest(content), {entry.key: entry for entry in entries})
 
 

@@ -72,7 +72,7 @@ class Collector:
         for text in getattr(report, JSON, ()):
             self._keep(text, journaled=taken)
         if self.journal and hasattr(report, DONE):
-            self.journal.append(getattr(report, DONE), "done")
+            self.journal.keep(getattr(report, DONE), "done")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
@@ -101,6 +101,9 @@ class Collector:
         if self.refused:
             self._refuse(session)
         elif self.texts:
+            if self.journal and self.journal.problem:
+                self.notes.append(self.journal.problem)
+                session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
             self._note(session)
             self._keep_baselines(session)
             if self.settings.report:
@@ -183,7 +186,7 @@ class Collector:
         if journaled:
             self.taken += 1
         elif self.journal:
-            self.journal.append(text)
+            self.journal.keep(text)
 
     def _open_journal(self, folder: Path) -> Journal:
         about = {"run_id": self.run_id, "started": self.started, "command": self._command()}
@@ -231,7 +234,8 @@ class Collector:
             self.index = write(self.run(), self.records(), folder)
         except OSError as error:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-            self.notes.append(f"stability report not written to {folder}: {error}; {folder / 'journal.jsonl'} has all")
+            has_all = "" if self.journal and self.journal.problem else f"; {folder / 'journal.jsonl'} has all"
+            self.notes.append(f"stability report not written to {folder}: {error}{has_all}")
 
 
 class WorkerEnd:

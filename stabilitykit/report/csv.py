@@ -9,6 +9,7 @@ always one line and no cell is computed by a spreadsheet. Tokens may be spelled 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -79,6 +80,7 @@ def write_run(run: Run, records: Sequence[Record], files: Sequence[str], directo
         "verdicts": {verdict.name: number for verdict, number in counts(record.verdict for record in records)},
         "work": _total(records),
         "files": list(files),
+        "digests": {name: _digest(directory / name) for name in files if name.startswith("arrays/")},
         "records": [_plain(record) for record in records],
     }
     atomic_write(directory / "run.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
@@ -127,6 +129,10 @@ def pack(file: IO[bytes], arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
             archived.writestr(entry, member.getvalue())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(record: Record) -> dict[str, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from stabilitykit.results.atomic import TEMPORARY
+from stabilitykit.results.atomic import remove_stale
 
-_STALE_SECONDS = 3600.0
 _PLAIN = re.compile(r"([a-z0-9_]+)(?:\[([a-z0-9_.-]*[a-z0-9_-])\])?")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 _LONGEST = 100
@@ -47,10 +44,8 @@ def clean(directory: Path, stale: Iterable[str]) -> None:
     """Remove files of a former run, and parts that a killed process left more than an hour ago."""
     for name in sorted(stale):
         (directory / name).unlink(missing_ok=True)
-    for part in sorted(directory.rglob(f".*{TEMPORARY}")):
-        with contextlib.suppress(OSError):  # a run beside this one may have renamed it meanwhile
-            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
-                part.unlink()
+    for folder in (directory, directory / "tables", directory / "arrays"):
+        remove_stale(folder)
 
 
 def _slug(check_id: str) -> str:

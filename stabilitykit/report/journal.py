@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.report.text import shortened, shown
-from stabilitykit.results.atomic import sync_folder
+from stabilitykit.results.atomic import sync_folder, unwritable
 from stabilitykit.results.forms import Maybe, check
 
 NAME = "journal.jsonl"
@@ -38,11 +38,20 @@ class Journal:
         self._header = header
         self._resumed = resumed
         self._begun = False
+        self.problem = ""
 
     def append(self, data: str, kind: str = "record") -> None:
         """Add one line of JSON, written through to the disk; what a killed run left torn stays a line of its own."""
         self.begin()
         self._write(kind, data)
+
+    def keep(self, data: str, kind: str = "record") -> None:
+        """As `append`, but a full disk stops no run: `problem` says what was not written, and nothing more is."""
+        if not self.problem:
+            try:
+                self.append(data, kind)
+            except OSError as error:
+                self.problem = f"{error}; the rest of this run cannot be resumed"
 
     def begin(self) -> None:
         """Write the header, if it is not there yet."""
@@ -50,7 +59,7 @@ class Journal:
             return
         self._begun = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not self._resumed:
+        if self.path.exists() and not self._resumed and not _stillborn(self.path):
             self.path.replace(self.path.with_name(FORMER))
         self._write("header", self._header)
         sync_folder(self.path.parent)
@@ -65,6 +74,8 @@ class Journal:
             while line:
                 line = line[os.write(descriptor, line) :]
             os.fsync(descriptor)
+        except OSError as error:
+            raise unwritable(self.path, len(line), error) from error
         finally:
             os.close(descriptor)
 
@@ -144,13 +155,18 @@ def _of_its_form(kind: str, text: str, path: Path) -> dict[str, Any]:
     return data
 
 
+def _stillborn(path: Path) -> bool:
+    """Whether a run was killed while it wrote its first line: there is nothing to go on with, and nothing to keep."""
+    return b"\n" not in path.read_bytes()[: 1 << 20]
+
+
 def resumable(folder: Path, identity: Mapping[str, Any]) -> Contents | None:
     """Return what the run that was stopped in this folder left, None if there was none.
 
     UsageError if it was another run: one that was asked for something else. UnreadableError as for `read`.
     """
     path = folder / NAME
-    if not path.exists():
+    if not path.exists() or _stillborn(path):
         return None
     contents = read(path)
     former = contents.headers[0]["identity"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from stabilitykit.errors import UnreadableError
 from stabilitykit.report.files import slugs
 from stabilitykit.report.rows import SCHEMA_VERSION, check_rows, readings_rows
 from stabilitykit.results.archive import read_arrays
+from stabilitykit.results.forms import Each, check
 from stabilitykit.results.record import Record, Run
 
 if TYPE_CHECKING:
@@ -62,9 +65,9 @@ def read(directory: Path | str) -> Report:
     except UnreadableError as error:
         raise UnreadableError(f"{path}: {error}") from None
     names = slugs(record.check_id for record in records)
-    filled = (
-        _with_arrays(record, directory / "arrays" / f"{name}.npz") for record, name in zip(records, names, strict=True)
-    )
+    digests = data.get("digests", {})
+    check(digests, Each(str), f"{path}: digests")
+    filled = (_with_arrays(*pair, directory, digests) for pair in zip(records, names, strict=True))
     return Report(run, tuple(filled))
 
 
@@ -78,8 +81,12 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _with_arrays(record: Record, path: Path) -> Record:
+def _with_arrays(record: Record, name: str, directory: Path, digests: Mapping[str, Any]) -> Record:
+    """Return the record with its arrays: those of another run, which a run that was killed left, are none of it."""
+    path, named = directory / "arrays" / f"{name}.npz", f"arrays/{name}.npz"
     if record.result is None or not path.exists():
         return record
+    if named in digests and hashlib.sha256(path.read_bytes()).hexdigest() != digests[named]:
+        raise UnreadableError(f"{path} is damaged, or of another run than run.json; measure again")
     arrays = read_arrays(path)
     return replace(record, result=replace(record.result, arrays=arrays))

@@ -67,7 +67,8 @@ def _misfit(data: Any, form: Any, at: str) -> str:
 
 
 def _fields(data: Mapping[str, Any], form: Mapping[str, Any], at: str) -> str:
-    if odd := next((name for name in data if name not in form), None):
+    odd = next((name for name in data if name not in form), None)
+    if odd is not None:
         return f"nothing is known of {_in(at, odd)}"
     missing = next((name for name, one in form.items() if name not in data and not isinstance(one, Optional)), None)
     if missing is not None:

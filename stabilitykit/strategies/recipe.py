@@ -46,7 +46,7 @@ class Direction:
     def __post_init__(self) -> None:
         """Refuse what is not a direction: an unknown kind, an index outside, all zeros."""
         if self.kind not in KINDS:
-            raise UsageError(f"direction kind {self.kind!r} is none of {', '.join(KINDS)}")
+            raise UsageError(f"direction kind {self.kind[:40]!r} is none of {', '.join(KINDS)}")
         if self.dim < 1:
             raise UsageError(f"a direction in {self.dim} dimensions does not exist")
         indices = [self.data[0]] if self.kind == "axis" else [i for i, _ in self.data] if self.kind == "sparse" else []

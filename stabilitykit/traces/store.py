@@ -18,7 +18,7 @@ from torch import Tensor
 from stabilitykit.errors import UnreadableError, UsageError
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
-from stabilitykit.results.atomic import atomic_write
+from stabilitykit.results.atomic import TEMPORARY, atomic_write, remove_stale
 from stabilitykit.subjects.headers import check_header
 from stabilitykit.traces.manifest import NAME, SCHEMA, parsed, sealed, shortened
 from stabilitykit.traces.recording import Generation, Recording, stage_rows
@@ -50,6 +50,7 @@ def write_recording(recording: Recording, folder: Path | str) -> Path:
     for stale in _ours(folder) - set(files):
         (folder / stale).unlink()
     atomic_write(folder / NAME, sealed({**_manifest(recording), "files": files}))
+    remove_stale(folder)
     return folder
 
 
@@ -245,6 +246,8 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder for the recording")
     ours = _ours(folder) | {NAME, DIGESTS} if folder.is_dir() else set()
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    # What a killed process left of its writing is nobody's.
+    foreign = [name for name in names if name not in ours and not name.endswith(TEMPORARY)]
     if foreign:
         raise UsageError(f"{folder} holds {foreign[0]!a}, which is no part of a recording; name another folder")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from oracles.kept import ELSEWHERE, made
+from oracles.updaters import Updaters
 
 from stabilitykit.baselines import store
 from stabilitykit.baselines.store import place, read, write
 from stabilitykit.errors import IncomparableError, UnreadableError
-
-UPDATER = Path(__file__).parents[1] / "oracles" / "updater.py"
-UPDATERS, ROUNDS = 20, 50
+from stabilitykit.results.atomic import TEMPORARY
 
 
 @pytest.mark.parametrize(
@@ -82,6 +81,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert [name.name for name in tmp_path.iterdir() if name.suffix != ".lock"] == ["main.jsonl"]
 
 
+def test_what_a_killed_process_left_is_removed_by_a_later_write(tmp_path):
+    part = tmp_path / f".ab{TEMPORARY}"
+    part.touch()
+    os.utime(part, (1, 1))
+    write(read(tmp_path / "main.jsonl"), [made()])
+    assert not part.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -117,35 +124,10 @@ def test_reading_and_writing_need_no_torch():
 
 
 def test_twenty_updaters_have_one_winner_a_round_and_never_a_damaged_file(tmp_path):
-    path = tmp_path / "main.jsonl"
-    command = [sys.executable, str(UPDATER), str(path)]
-    updaters = [
-        subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for number in range(UPDATERS)
-    ]
-
-    def all_do(what):
-        for updater in updaters:
-            updater.stdin.write(f"{what}\n")
-            updater.stdin.flush()
-        return [updater.stdout.readline().strip() for updater in updaters]
-
+    updaters = Updaters(tmp_path / "main.jsonl", 20)
     try:
-        wins = dict.fromkeys(range(UPDATERS), None)
-        for number in range(ROUNDS):
-            assert all_do("read") == ["read"] * UPDATERS
-            told = all_do("write")
-            assert told.count("won") == 1
-            assert sum(one.startswith("lost: ") and "has changed since" in one for one in told) == UPDATERS - 1
-            wins[told.index("won")] = float(2 * number + 1)
-            held = {entry.check: entry.readings["round"].value for entry in read(path).entries.values()}
-            assert held == {f"by[{winner}]": last for winner, last in wins.items() if last is not None}
-        for updater in updaters:
-            updater.stdin.close()
-        assert {updater.stdout.read().strip() for updater in updaters} == {"False"}, "an updater imported torch"
+        assert [updaters.round() for _ in range(50)] == [None] * 50
+        assert set(updaters.end()) == {"False"}, "an updater imported torch"
     finally:
-        for updater in updaters:
-            updater.kill()
-            updater.wait()
-            updater.stdout.close()
+        updaters.kill()
     assert sorted(found.name for found in tmp_path.iterdir()) == [".main.jsonl.lock", "main.jsonl"]

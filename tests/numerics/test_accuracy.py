@@ -41,6 +41,21 @@ def test_what_the_inputs_move_excuses_an_error_row_by_row() -> None:
     assert accuracy(y[:1], t[:1], moved[:1]).excess == 0.5
 
 
+@pytest.mark.parametrize("place", [(0, 3), (1, 0), (1, 4)])
+def test_the_worst_place_is_a_row_and_a_column(place: tuple[int, int]) -> None:
+    t = torch.ones(2, 5, dtype=torch.float64)
+    y = t.float()
+    y[place] += 4 * ULP
+    assert accuracy(y, t, torch.zeros(2, dtype=torch.float64)).worst == place
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_nothing_is_accurate(shape: tuple[int, int]) -> None:
+    t = torch.ones(shape, dtype=torch.float64)
+    found = accuracy(t.float(), t, torch.zeros(shape[0], dtype=torch.float64))
+    assert (found.elements, found.correct, found.max_ulp, found.excess, found.worst) == (0, 0, 0, 0, None)
+
+
 def test_a_correctly_rounded_result_is_correct_and_has_an_excess_of_at_most_one() -> None:
     t = torch.from_numpy(np.random.default_rng(1).normal(size=(8, 99)))
     for dtype in FORMATS:

@@ -66,6 +66,7 @@ def test_what_is_not_finite_has_no_direction(bad):
     b[2] = bad
     assert math.isnan(turn(a, b).degrees)
     assert math.isnan(turn(b, a).one_minus_cosine)
+    assert math.isnan(turn(b, b).degrees), "equal, and of no direction all the same"
 
 
 @pytest.mark.parametrize("scale", [1e300, 1e-300])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -98,3 +99,17 @@ def test_the_seed_decides_and_the_cells_stay():
 def test_too_few_shuffles_are_refused():
     with pytest.raises(UsageError, match="at least 199"):
         moran(LINE, shuffles=99)
+
+
+@pytest.mark.parametrize(("shape", "cells"), [((3, 3), (0, 1, 3)), ((1, 5), (0,))])
+def test_p_is_that_of_all_arrangements(shape, cells):
+    """All ways to place as many cells, each measured by the dense formula, from the mean of all, -1 / (n - 1)."""
+    n = math.prod(shape)
+    B, *every = (
+        np.isin(np.arange(n), places).reshape(shape)
+        for places in (cells, *itertools.combinations(range(n), len(cells)))
+    )
+    off = np.array([abs(dense(one) + 1 / (n - 1)) for one in every])
+    exact = np.mean(off >= abs(dense(B) + 1 / (n - 1)) - 1e-9)
+    assert 0.1 < exact < 0.9
+    assert moran(B, shuffles=4000).p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 4000))

@@ -131,7 +131,7 @@ def test_a_known_histogram():
 def test_zeros_have_no_width():
     width, counts = Census.of(torch.zeros(5)).histogram()
     assert math.isnan(width)
-    assert not counts.any()
+    assert counts.tolist() == [0] * (2 * BINS + 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -157,3 +157,35 @@ def test_every_bfloat16_and_its_neighbours():
 def test_other_dtypes_are_refused():
     with pytest.raises(UnsupportedError, match="int64 numbers are not counted"):
         Census.of(torch.arange(3))
+
+
+@pytest.mark.parametrize("value", [0.1, -0.1])
+def test_equal_numbers_have_no_shape_though_their_mean_is_rounded(value):
+    """Three times a tenth is more than 0.3, so the deviations from the mean are not exactly 0."""
+    found = moments(Census.of(torch.full((3,), value, dtype=torch.float64)))
+    assert found["var"] > 0
+    assert math.isnan(found["skewness"])
+    assert math.isnan(found["kurtosis"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(torch.float64, 8), (torch.float32, 7), (torch.bfloat16, 7), (torch.float16, 10)]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_median_beside_the_next_pattern(dtype, bits, sign):
+    """Of numbers that are counted apart and lie side by side, on either side of 0."""
+    x = sign * torch.tensor([2 + 2.0 ** (1 - bits), 2, 2, 1, 1], dtype=torch.float64).to(dtype)
+    assert Census.of(x).median() == 2 * sign
+
+
+def test_nothing_is_read_that_was_not_counted(monkeypatch):
+    """What `empty` holds may be anything, 0 as well as what was there before."""
+    monkeypatch.setattr(np, "empty", np.zeros)
+    census = Census.of(torch.ones(4))
+    assert (census.zeros, census.signs()) == (0, (4, 0))
+
+
+def test_a_bin_is_the_power_of_two_nearest_to_an_eighth():
+    """Nearest by ratio: 6.0625 / 8 is nearer to 1 than to 1/2."""
+    assert Census.of(torch.full((3,), 6.0625)).histogram()[0] == 1
+    assert Census.of(torch.full((3,), 5.5)).histogram()[0] == 0.5

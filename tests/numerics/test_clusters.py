@@ -98,9 +98,10 @@ def test_equal_clusters_have_an_interval_without_width():
     assert (found.value, found.low, found.high) == (1.5, 1.5, 1.5)
 
 
-def test_confidence_lies_between_0_and_1():
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_confidence_lies_between_0_and_1(confidence):
     with pytest.raises(UsageError, match="confidence"):
-        clustered(np.ones(3), confidence=1.0)
+        clustered(np.ones(3), confidence=confidence)
 
 
 def test_the_skew_of_the_side_that_is_subtracted_is_turned_round():
@@ -109,3 +110,10 @@ def test_the_skew_of_the_side_that_is_subtracted_is_turned_round():
     above, below = clustered(skewed, even), clustered(even, skewed)
     assert above.high - above.value > 1.2 * (above.value - above.low)
     assert below.value - below.low > 1.2 * (below.high - below.value)
+
+
+def test_two_clusters_have_an_interval():
+    found = clustered(np.array([1.0, 3.0]))
+    assert found.low < 1 < 3 < found.high
+    both = clustered(np.array([1.0, 3.0]), np.array([0.0, 1.0]))
+    assert both.low < both.value < both.high

@@ -84,3 +84,11 @@ def test_what_cannot_be_compared_is_refused():
         compare(torch.zeros(1, 3), torch.zeros(1, 3), tau=-1.0)
     with pytest.raises(InvalidError, match="NaN"):
         compare(torch.zeros(1, 3), torch.full((1, 3), math.nan))
+
+
+def test_opposite_rows_are_half_a_turn_apart_however_their_lengths_round():
+    """Of some of these the difference of the unit vectors is longer than 2, which is no sine of half an angle."""
+    a = torch.randn(500, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    unit = a / torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    assert (torch.linalg.vector_norm(2 * unit, dim=1) > 2).any()
+    assert compare(a, -a).angle_rad.tolist() == pytest.approx([math.pi] * 500, abs=1e-7)

@@ -85,6 +85,9 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
     assert rank_interval(0.3, 3) == (-1.0, 1.0)
     assert rank_interval(0.3, 4, fixed=1) == (-1.0, 1.0)
     assert rank_interval(math.nan, 100) == (-1.0, 1.0)
+    assert rank_interval(0.3, 4) == pytest.approx(
+        [math.tanh(math.atanh(0.3) + side * 1.959963985 * math.sqrt(1.045)) for side in (-1, 1)]
+    )
     low, high = rank_interval(1.0, 50)
     assert 0.99 < low < high <= 1
     wide, narrow = rank_interval(0.3, 20), rank_interval(0.3, 2000)
@@ -100,6 +103,7 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
         (lambda: spearman([[1, 2]], [[1, 2]]), "equally long vectors"),
         (lambda: spearman([1, math.nan, 2], [1, 2, 3]), "nan, which has no rank"),
         (lambda: rank_interval(0.1, 10, confidence=1.0), "confidence must lie strictly between 0 and 1"),
+        (lambda: rank_interval(0.1, 10, confidence=0.0), "confidence must lie strictly between 0 and 1"),
     ],
 )
 def test_what_has_no_rank_is_refused(call, fragment):

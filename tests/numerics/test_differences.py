@@ -198,3 +198,17 @@ def test_every_pair_of_8_bit_patterns_is_counted_and_sized_by_its_values(name: s
     assert len(finite) == 255 - specials
     assert found.max_abs == (math.inf if infinite else finite[-1] - finite[0])
     assert found.max_scaled_ulp == (math.inf if infinite else found.max_abs / (finite[-1] - finite[-2]))
+
+
+def test_equal_tensors_differ_in_nothing() -> None:
+    found = dataclasses.asdict(difference(floats(ONE, ZERO, INF, NAN), floats(ONE, ZERO, INF, NAN)))
+    counted = {"elements": 4, "nan_match": 1, "infs": 1, "worst": None}
+    assert found == dict.fromkeys(found, 0) | counted
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_length_has_no_sign(sign: int) -> None:
+    a = torch.tensor([-3e30, -4e30, 0.0]) * sign
+    found = difference(a, torch.zeros(3))
+    assert found.l2 == pytest.approx(5e30)
+    assert found.relative_l2 == pytest.approx(1)

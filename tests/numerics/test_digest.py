@@ -11,7 +11,7 @@ import torch
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics.bits import nudge
-from stabilitykit.numerics.digest import digest
+from stabilitykit.numerics.digest import digest, short_digest
 
 BASE = torch.tensor([[1.0, -2.0, 0.0], [4.0, 0.5, -6.0]])
 NAN, PAYLOAD = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
@@ -90,3 +90,7 @@ def test_a_big_endian_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "byteorder", "big")
     with pytest.raises(UnsupportedError, match="big-endian"):
         digest(BASE)
+
+
+def test_a_short_digest_is_the_first_128_bits_of_the_long_one() -> None:
+    assert short_digest(BASE, NAN) == bytes.fromhex(digest(BASE, NAN))[:16]

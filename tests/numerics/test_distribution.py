@@ -50,3 +50,11 @@ def test_what_is_no_number_is_left_out():
 def test_there_is_no_geometric_mean_over_zero():
     assert math.isnan(distribution([0.0, 1.0])["geometric_mean"])
     assert math.isnan(distribution([-1.0, 1.0])["geometric_mean"])
+
+
+def test_two_numbers_have_a_deviation():
+    found = distribution([1.0, 3.0])
+    assert found["sd"] == pytest.approx(math.sqrt(2))
+    assert (found["mean_low"], found["mean_high"]) == (1, 3), "a quarter of the means of two draws"
+    middle = distribution([1.0, 3.0], confidence=0.3)
+    assert (middle["mean_low"], middle["mean_high"]) == (2, 2), "half of them"

@@ -41,3 +41,8 @@ def test_a_flat_map_stays_flat():
 def test_nothing_is_enlarged_without_a_number_of_times(times):
     with pytest.raises(UsageError, match="enlarges nothing"):
         enlarged(B, times)
+
+
+def test_what_is_no_map_is_refused():
+    with pytest.raises(UsageError, match="a map is"):
+        enlarged(np.ones(4, dtype=bool))

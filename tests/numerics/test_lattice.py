@@ -317,6 +317,15 @@ def test_cells_end_with_the_last_finite_input(dtype: torch.dtype, H: int) -> Non
     certify(lattice, cells, beyond * (1 - 1e-4))
 
 
+def test_cells_end_where_the_first_of_several_coordinates_overflows_downwards() -> None:
+    """The other one could still move for long."""
+    lattice = Lattice(torch.tensor([-60000.0, 1.0]).half(), torch.tensor([-1.0, 2.0**-12]))
+    cells = list(itertools.islice(lattice.cells(), 5000))
+    assert len(cells) < 5000
+    assert lattice.at(cells[-1].first_changed).isfinite().all()
+    assert 5504 < cells[-1].first_changed < 5520, "65520 is rounded to infinity"
+
+
 def test_a_format_without_infinity_saturates_and_has_no_last_step() -> None:
     lattice = Lattice(torch.tensor([416.0, 1.0, -8.0]).to(torch.float8_e4m3fn), torch.tensor([1.0, 3.0, -0.5]))
     cells = list(lattice.cells())
@@ -464,6 +473,12 @@ def test_values_near_zero_are_dense_and_ordinary_ones_are_not() -> None:
     assert Lattice(x0, direction).dense == []
 
 
+def test_dense_means_more_than_1024_floats_within_a_256th_of_a_typical_step() -> None:
+    """That is 2**-32 here; the two small numbers have spacings of 2**-42 and 2**-43: 1024 and 2048 floats."""
+    x0 = torch.tensor([1.0, 1.0, 1.0, 1.5 * 2**-19, 1.5 * 2**-20])
+    assert Lattice(x0, torch.ones(5)).dense == [4]
+
+
 def test_a_zero_that_does_not_move_is_not_dense() -> None:
     x0, direction, zeros = with_zeros(torch.float32)
     direction[zeros] = 0
@@ -506,12 +521,24 @@ def test_samples_are_the_cells_and_a_grid_in_one_order(dtype: torch.dtype) -> No
     fine = listed[0].first_changed * torch.finfo(dtype).eps
     points = [cell.first_changed for cell in grid]
     ratios = [(later / earlier, earlier) for earlier, later in itertools.pairwise(points)]
-    assert all(ratio < 1.42 for ratio, earlier in ratios if earlier >= fine)
-    assert all(ratio < 257 for ratio, _ in ratios)
+    assert all(ratio == pytest.approx(2**0.5) for ratio, earlier in ratios if earlier >= fine)
+    assert all(ratio == 256 for ratio, earlier in ratios if earlier < fine)
     assert points[-1] > s_max / 1.42
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     largest = float(direction[lattice.dense].abs().max())
     assert points[0] <= max(smallest / largest, 1e-307)
+
+
+def test_a_bound_and_a_start_only_cut_the_samples() -> None:
+    """Also where they are steps of the grid, or the first breakpoint itself."""
+    lattice = Lattice(torch.tensor([0.0, 1.0, 1.5]), torch.tensor([1e6, 1.0, 0.7]))
+    assert lattice.nearest is not None
+    near = lattice.nearest.first_changed
+    samples = list(lattice.samples(4 * near))
+    assert list(lattice.samples(near)) == [cell for cell in samples if cell.first_changed <= near]
+    for cell in samples[:: len(samples) // 7]:
+        after = [later.first_changed for later in samples if later.first_changed > cell.first_changed]
+        assert [later.first_changed for later in lattice.samples(4 * near, cell.first_changed)] == after
 
 
 def test_a_ray_of_zeros_alone_is_sampled_finely_where_others_would_move_and_ends_finite() -> None:

@@ -22,11 +22,12 @@ def drawn(p, shape, seed=0):
 
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_each_window_has_the_entropy_of_its_share(window):
-    B = drawn(0.4, (9, 13))
-    found = local_entropy(B, window)
-    assert found.shape == (9 - window + 1, 13 - window + 1)
-    for i, j in np.ndindex(found.shape):
-        assert found[i, j] == pytest.approx(plain(B[i : i + window, j : j + window].mean()), abs=1e-12)
+    for rows, columns in ((9, 13), (window, 13), (9, window)):
+        B = drawn(0.4, (rows, columns))
+        found = local_entropy(B, window)
+        assert found.shape == (rows - window + 1, columns - window + 1)
+        for i, j in np.ndindex(found.shape):
+            assert found[i, j] == pytest.approx(plain(B[i : i + window, j : j + window].mean()), abs=1e-12)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.2, 0.9, 0.0, 1.0])

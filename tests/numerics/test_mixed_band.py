@@ -44,7 +44,8 @@ def test_a_band_that_reaches_an_end_is_open():
 
 def test_equal_predictions_of_both_classes_make_no_width():
     flat = np.zeros((4, 4))
-    assert mixed_band(flat, np.eye(4, dtype=bool)).width == 0
+    found = mixed_band(flat, np.eye(4, dtype=bool))
+    assert (found.width, found.share, found.open) == (0, 0, False)
 
 
 def test_a_flat_map_has_no_band():
@@ -68,3 +69,11 @@ def test_the_fit_is_that_of_the_prediction_as_it_is():
 def test_other_shapes_are_refused():
     with pytest.raises(UsageError, match="do not belong"):
         mixed_band(L, np.ones((2, 2), dtype=bool))
+
+
+@pytest.mark.parametrize(("stray", "wide"), [(9, True), (10, False)])
+def test_a_band_is_open_that_ends_less_than_a_tenth_from_the_end(stray, wide):
+    steps = np.arange(101.0)[:, None]
+    B = steps >= 50
+    B[stray] = True
+    assert mixed_band(steps, B).open is wide

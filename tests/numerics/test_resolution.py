@@ -143,3 +143,17 @@ def test_a_step_in_columns():
     still = step_columns(torch.zeros(3, dtype=torch.float64), 4.0, d)
     assert math.isnan(still["alignment"])
     assert (still["realised_norm"], still["realised_ratio"], still["coords_moved"]) == (0, 0, 0)
+
+
+def test_what_never_moves_has_no_threshold():
+    """Even the largest step times this direction is far below half a spacing."""
+    found = thresholds(Lattice(torch.tensor([1e38]), torch.tensor([1e-300], dtype=torch.float64)))
+    assert all(math.isnan(found[name]) for name in found if name != "zeros")
+
+
+def test_a_format_that_saturates_may_lose_every_direction():
+    """From 400 there is no way past 448, so no step keeps both coordinates equal."""
+    x0 = torch.tensor([400.0, 1.0]).to(torch.float8_e4m3fn)
+    found = thresholds(Lattice(x0, torch.ones(2, dtype=torch.float64)))
+    assert math.isnan(found["eps_aligned"])
+    assert found["eps_first_move"] > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stabilitykit.numerics.bits import FORMATS, bits_equal, from_total_order, is_nan, total_order
-from stabilitykit.numerics.rounding import keys_to_values, round_once, round_to_keys
+from stabilitykit.numerics.rounding import half_unit, keys_to_values, round_once, round_to_keys
 
 NARROW = [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 DTYPES = [*NARROW, torch.float32, torch.float64]
@@ -167,3 +167,12 @@ def test_the_inverse_is_exact_for_sampled_numbers_and_the_ends(dtype: torch.dtyp
     expected = from_total_order(torch.from_numpy(keys), dtype).double().numpy()
     assert np.array_equal(values.view(np.int64), expected.view(np.int64))
     assert np.array_equal(round_to_keys(values, dtype), keys)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_half_a_unit_of_the_rounding_before_the_last_one(dtype: torch.dtype) -> None:
+    """That to float32 for what is narrower, that to float64 for float32; a float64 has none."""
+    values = np.array([0.0, 1.0, 1.5, -2.0, 2.0**-20])
+    before = {torch.float64: None, torch.float32: np.float64}.get(dtype, np.float32)
+    units = 0 if before is None else np.spacing(np.abs(values).astype(before)).astype(np.float64)
+    assert np.array_equal(half_unit(values, dtype), np.where(values == 0, 0, units / 2) if before else 0)

@@ -337,3 +337,21 @@ def test_what_cannot_be_found_is_refused_before_any_product(k: int, budget: int,
     with pytest.raises(UsageError, match=fragment):
         top(linear_map, k, max_products=budget)
     assert linear_map.products == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_residual_of_a_dense_decomposition_is_the_larger_one(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A left vector that is off outside of the range of a tall map, or a right one in the kernel of a wide map."""
+    svd = torch.linalg.svd
+    J = torch.eye(3, 2, dtype=torch.float64) if side == "left" else torch.eye(2, 3, dtype=torch.float64)
+
+    def off(A: Tensor, full_matrices: bool) -> tuple[Tensor, Tensor, Tensor]:
+        u, s, vt = svd(A, full_matrices=full_matrices)
+        return (
+            (u + torch.tensor([[0.0], [0.0], [0.5]]), s, vt)
+            if side == "left"
+            else (u, s, vt + torch.tensor([0, 0, 0.5]))
+        )
+
+    monkeypatch.setattr(torch.linalg, "svd", off)
+    assert dense(LinearMap.of_matrix(J)).residual.tolist() == [0.5, 0.5]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stabilitykit.errors import InvalidError
-from stabilitykit.numerics.stacked_spectra import _BATCH, null, ratios, rounding_floor, singular_values
+from stabilitykit.numerics import stacked_spectra
+from stabilitykit.numerics.stacked_spectra import _BATCH, null, product_values, ratios, rounding_floor, singular_values
 
 
 def normal(*shape, seed=0):
@@ -41,9 +42,12 @@ def test_no_square_leaves_the_range(scale):
     )
 
 
-def test_large_stacks_are_cut_into_batches():
+def test_large_stacks_are_cut_into_batches(monkeypatch):
+    widened, eigvalsh = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda A: widened.append(len(A)) or eigvalsh(A))
     A = torch.from_numpy(normal(9, 4, _BATCH // 16)).float()
     np.testing.assert_allclose(singular_values(A)[8], np.linalg.svd(A[8].double(), compute_uv=False), rtol=1e-12)
+    assert widened == [4, 4, 1], "as many matrices at a time as have 2^22 elements"
 
 
 def test_exact_relations():
@@ -114,3 +118,54 @@ def test_the_floor_lies_between_rounding_and_full_rank(dtype):
     for stack, deficient in ((low, True), (full, False)):
         s = singular_values(stack)
         assert ((s[:, -1] <= rounding_floor(s, (24, 96), torch.finfo(dtype).eps)) == deficient).all()
+
+
+def test_only_an_ill_conditioned_matrix_is_decomposed(monkeypatch):
+    """Its product with itself costs a fraction of a decomposition, and has the digits where s_n is above 1e-6 s_1."""
+    decomposed = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda A: decomposed.append(len(A)) or svdvals(A))
+    stack = torch.diag_embed(torch.tensor([[1.0, 1.5e-6], [1.0, 0.5e-6], [3e8, 1e3]], dtype=torch.float64))
+    assert singular_values(stack) == pytest.approx(np.array([[1, 1.5e-6], [1, 0.5e-6], [3e8, 1e3]]), rel=1e-4)
+    assert decomposed == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 72, 4 * 9 * 7, 2**22])
+def test_values_of_products_are_those_of_the_whole_matrices(dtype, at_once, monkeypatch):
+    """Also where only some of the products fit into the memory that is allowed, down to one at a time."""
+    monkeypatch.setattr(stacked_spectra, "_BATCH", at_once)
+    reduced, qr = [], torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda X, mode: reduced.append(len(X)) or qr(X, mode=mode))
+    left, right = (torch.from_numpy(normal(5, 4, d, seed=d)).to(dtype) for d in (9, 7))
+    whole = left.double().mT @ right.double()
+    expected = np.linalg.svd(whole.numpy(), compute_uv=False)[:, :4]
+    np.testing.assert_allclose(product_values(left, right), expected, rtol=1e-12)
+    each = {1: [1] * 5, 72: [2, 2, 1]}.get(at_once, [5])
+    assert reduced == [size for size in each for _ in "LR"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_product_of_what_is_not_finite_is_refused(bad, side):
+    factors = [torch.ones(2, 3, 4), torch.ones(2, 3, 5)]
+    factors[side][1, 2, 3] = bad
+    with pytest.raises(InvalidError, match=r"^the heads holds a NaN or an infinity"):
+        product_values(*factors, "the heads")
+
+
+def test_a_null_is_the_mean_over_so_many_matrices_of_its_seed():
+    random = np.random.Generator(np.random.PCG64((7, 3, 5)))
+    spectra = np.stack([np.linalg.svd(random.standard_normal((3, 5)), compute_uv=False) for _ in range(2)])
+    means, spectrum = null((3, 5), 2, 7)
+    assert means == pytest.approx({name: values.mean() for name, values in ratios(spectra).items()}, rel=1e-12)
+    assert spectrum == pytest.approx(
+        np.mean(spectra / np.linalg.norm(spectra, axis=1, keepdims=True), axis=0), rel=1e-12
+    )
+
+
+def test_the_floor_is_that_of_the_elements_themselves():
+    A = normal(6, 10)
+    s = np.linalg.svd(A, compute_uv=False)[None]
+    expected = 2.0**-8 / 2 * np.sqrt((A**2).mean()) * (math.sqrt(6) + math.sqrt(10))
+    assert rounding_floor(s, (6, 10), 2.0**-8) == pytest.approx([expected], rel=1e-12)

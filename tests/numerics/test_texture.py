@@ -70,3 +70,9 @@ def test_without_a_smooth_reference_or_room_between_them_nothing_is_said():
     assert placed(noise(), None)[1] == "unknown"
     board = np.where(np.indices(L.shape).sum(axis=0) % 2, 1.0, -1.0)
     assert placed(noise(), board)[1] == "unknown"
+
+
+def test_a_name_reaches_a_tenth_from_its_reference():
+    found = texture(L + noise() >= 0, L)
+    names = {place: called(found, place) for place in (0.1, 0.11, 0.89, 0.9)}
+    assert names == {0.1: "smooth", 0.11: "between", 0.89: "between", 0.9: "random"}

@@ -45,7 +45,7 @@ def generation(tokens=(1, 2, 3, 4), *, dtype=torch.float32, seed=0, ids=(5, 6), 
     )
 
 
-def recording(*generations, dtype="float32", digests=None, config="c", mode="free"):
+def recording(*generations, dtype="float32", digests=None, config="c" * 64, mode="free"):
     """Return a recording of generations."""
     return Recording(
         model={

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from stabilitykit import cli
-from stabilitykit.report.journal import NAME, lines
+from stabilitykit.errors import UnwritableError
+from stabilitykit.report.journal import NAME, Journal, lines
 from stabilitykit.settings import COMMAND
 
 ENDINGS = """
@@ -181,6 +182,22 @@ def test_a_damaged_header_is_refused(inner, stopped, ran):
     assert again.result.ret == pytest.ExitCode.USAGE_ERROR
     assert "its first line is damaged; measure anew" in again.text
     assert ran() == []
+
+
+def test_a_journal_that_cannot_be_written_stops_no_test_and_is_no_pass(inner, monkeypatch):
+    written = Journal._write
+
+    def full(self, kind, data):
+        if kind != "header":
+            raise UnwritableError("journal.jsonl was not written (9 bytes): No space left on device")
+        written(self, kind, data)
+
+    monkeypatch.setattr(Journal, "_write", full)
+    run = inner(ENDINGS)
+    run.result.assert_outcomes(**OUTCOMES)
+    assert run.result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert run.text.count("No space left on device; the rest of this run cannot be resumed") == 1
+    assert len(run.run["records"]) == 7
 
 
 def test_resuming_needs_a_report_folder(inner):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.errors import UnreadableError, UnwritableError, UsageError
 from stabilitykit.report.journal import FORMER, NAME, Journal, lines, read, resumable
 
 HEADER = json.dumps({"started": "2026-01-02", "identity": {"seed": 0, "models": ["tiny"]}})
@@ -55,6 +55,23 @@ def test_any_changed_byte_is_noticed(tmp_path):
         assert [line.kind for line in lines(path)[0]] == ["header"]
 
 
+def test_a_full_disk_stops_no_run_and_is_told_once(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, HEADER)
+    journal.keep(record(0))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", full)
+        with pytest.raises(UnwritableError, match=r"journal\.jsonl was not written \(\d+ bytes\): No space left"):
+            journal.append(record(1))
+        journal.keep(record(1))
+    journal.keep(record(2))
+    assert journal.problem.endswith("what was there before is unchanged; the rest of this run cannot be resumed")
+    assert lines(journal.path) == ([("header", HEADER), ("record", record(0))], 0)
+
+
 def test_the_kind_is_under_the_checksum(tmp_path):
     path = written(tmp_path, done(0))
     path.write_bytes(path.read_bytes().replace(b'"done":', b'"record":'))
@@ -90,7 +107,18 @@ def test_a_finished_test_whose_record_is_damaged_is_not_finished(tmp_path):
     assert (list(contents.finished), contents.damaged) == (["b"], 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"nonsense\n"])
+@pytest.mark.parametrize("content", [b"", b'{"crc":"0123'])
+def test_a_run_that_was_killed_in_its_first_line_left_nothing(tmp_path, content):
+    former = written(tmp_path, record(0), done(1)).read_bytes()
+    Journal(tmp_path, HEADER).begin()
+    (tmp_path / NAME).write_bytes(content)
+    assert resumable(tmp_path, {}) is None
+    path = written(tmp_path, record(1), done(1))
+    assert read(path).finished["a"].records == (record(1),)
+    assert (tmp_path / FORMER).read_bytes() == former
+
+
+@pytest.mark.parametrize("content", [b"\n", b"nonsense\n"])
 def test_a_journal_without_its_first_line_is_unreadable(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(UnreadableError, match="does not say what run it is of"):

@@ -57,7 +57,7 @@ def test_a_check_is_found_by_its_id(folder, records):
         (lambda folder: newer(folder / "run.json"), "has schema 999"),
         (
             lambda folder: next((folder / "arrays").iterdir()).write_bytes(b"PK\x03\x04 torn"),
-            "File is not a zip",
+            "is damaged, or of another run than run",
         ),
     ],
 )

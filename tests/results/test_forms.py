@@ -45,6 +45,7 @@ def test_what_was_written_passes(more):
         ({"rows": [{}]}, "rows[0].x is missing"),
         ({"old": None}, "old is None, not a list"),
         ({"new": 1}, "nothing is known of new"),
+        ({"": 1}, "nothing is known of ''"),
         ({"x" * 5000: 1}, "nothing is known of 'xxxx"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`python tests/torture`: see `runner.py`."""
+"""`python tests/torture`: see `runner.py`; `python tests/torture mutants`: see `mutants/command.py`."""
 
 import os
 import sys
@@ -12,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 if __name__ == "__main__":
+    if "mutants" in sys.argv[1:]:
+        from torture.mutants.command import main as mutants
+
+        sys.exit(mutants([word for word in sys.argv[1:] if word != "mutants"]))
     from torture.runner import main
 
     sys.exit(main())

@@ -27,6 +27,7 @@ class Campaign:
 
     `planted` are the same trial against a defect that was put in on purpose: each must report a fault within `ci`
     trials, or the campaign could not fail. What a trial needs is made when it is first asked for, never at import.
+    One that is `long` is left to `make test-long`, one with `model` needs the SmolLM2 weights.
     `rooms` are the folders of the kit that a trial depends on: trials count while their sources are the same.
     """
 
@@ -40,6 +41,7 @@ class Campaign:
     each: int = 1
     rooms: tuple[str, ...] = (".",)
     model: bool = False
+    long: bool = False
     note: str = ""
     source: Path = field(default=Path(), compare=False)
 

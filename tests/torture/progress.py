@@ -26,7 +26,8 @@ def sources(campaign: Campaign) -> str:
 class Progress:
     """The trials of one campaign that were run, by this process and by others, with the faults that they found.
 
-    A process appends to the journal of its shard only, and reads all. `keep` counts trials of other sources too.
+    A process appends to the journal of its shard only, and reads all. `keep` counts trials of other sources too,
+    but for those that found a fault, which may have been mended.
     `finished` is set once the shard has no trial left.
     """
 
@@ -75,15 +76,20 @@ class Progress:
         for kind, text in lines(path)[0]:
             if kind == "header":
                 about = json.loads(text)
-            elif keep or about["sources"] == self.sources:
+            elif about["sources"] == self.sources:
                 self._add(json.loads(text), about["commit"])
+            elif keep:
+                self._add(json.loads(text) | {"unnoticed": None}, about["commit"], faults=False)
 
-    def _add(self, line: dict, by: str) -> None:
+    def _add(self, line: dict, by: str, faults: bool = True) -> None:
+        """Count a line's trials; without `faults` those that found none: the others are run again."""
         trials = {trial for first, stop, step in line["trials"] for trial in range(first, stop, step)}
+        if not faults:
+            trials -= {int(trial) for trial in line["faults"]}
         self.commits[by] += len(trials - self.done)
         self.done |= trials
-        self.faults |= {int(trial): problem for trial, problem in line["faults"].items()}
-        self.unnoticed = line["unnoticed"]
+        self.faults |= {int(trial): problem for trial, problem in line["faults"].items()} if faults else {}
+        self.unnoticed = line["unnoticed"] if self.unnoticed is None else self.unnoticed
         self.seconds += line["seconds"]
         self.last = max(self.last, line["at"])
 

@@ -3,7 +3,12 @@
 import pytest
 from torture.campaign import campaigns, fault, unnoticed
 
-ALL = [pytest.param(one, id=one.id, marks=[pytest.mark.model] if one.model else []) for one in campaigns()]
+
+def marks(one):
+    return [mark for mark, has in ((pytest.mark.model, one.model), (pytest.mark.long, one.long)) if has]
+
+
+ALL = [pytest.param(one, id=one.id, marks=marks(one)) for one in campaigns()]
 
 
 @pytest.mark.parametrize("campaign", ALL)

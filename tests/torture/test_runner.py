@@ -106,7 +106,18 @@ def test_trials_of_other_sources_are_not_counted_unless_kept(tmp_path, monkeypat
     Progress(one, tmp_path).run(60)
     monkeypatch.setattr(progress, "sources", lambda campaign: "others")
     assert Progress(one, tmp_path).done == set()
-    assert Progress(one, tmp_path, keep=True).done == set(range(7))
+    kept = Progress(one, tmp_path, keep=True)
+    assert (kept.done, kept.unnoticed) == (set(range(7)), None)
+    kept.run(60)
+    assert kept.unnoticed == []
+
+
+def test_what_found_a_fault_in_other_sources_is_run_again(tmp_path, monkeypatch):
+    Progress(made(broken), tmp_path).run(60)
+    monkeypatch.setattr(progress, "sources", lambda campaign: "others")
+    mended = Progress(made(), tmp_path, keep=True)
+    assert (mended.done, mended.faults) == ({0, 1, 3, 5, 6}, {})
+    assert mended.run(60) == 2
 
 
 def test_the_digest_of_the_sources_is_that_of_the_kit_and_the_campaign(tmp_path):

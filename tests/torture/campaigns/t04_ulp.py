@@ -122,8 +122,15 @@ def float32(number: int) -> str | None:
         ("order of values", sign * np.diff(finite.astype(np.float64)) > 0, np.full(len(finite) - 1, True)),
         ("ulp_distance to the next", bits.ulp_distance(numbers, torch.from_numpy(away)), np.ones(len(finite))),
         ("nudge by 1", bits.nudge(numbers, 1).view(torch.int32), up.view(np.int32)),
-        ("spacing", bits.spacing(numbers), np.abs(np.spacing(finite)).astype(np.float64)),
+        ("spacing", bits.spacing(numbers), _spacing32(finite)),
     )
+
+
+def _spacing32(finite: np.ndarray) -> np.ndarray:
+    """Return the C library's spacing; of the largest number, which has none to infinity, the one before it."""
+    top = np.finfo(np.float32).max
+    inside = np.clip(finite, -np.nextafter(top, np.float32(0)), np.nextafter(top, np.float32(0)))
+    return np.abs(np.spacing(inside)).astype(np.float64)
 
 
 def exact_rank(values: np.ndarray) -> list[int]:
