@@ -40,7 +40,7 @@ def test_a_map_of_101_x_101_against_a_forward_a_cell(prefill, capsys):
             f"{near.execution.forwards} forwards"
         )
     assert equal[clear].all()
-    assert forwards < 1.05 * N * N
+    assert forwards <= N * N + 3 * BATCH  # the last batch is filled up, and the noise floor has two of its own
 
 
 def naive(subject, result, i, j):
