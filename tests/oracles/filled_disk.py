@@ -31,7 +31,7 @@ in_place = careless_writers.in_place
 def rounds(place: Path, number: int) -> dict:
     """Return name -> what writes it in this round, and what reads back which round it is of."""
     line = f'{{"check_id": "a", "nodeid": "n", "round": "{number}", "more": "{"x" * 3000}"}}'
-    entries = [kept.made(f"toy[{n}]", radius=float(number)) for n in range(20)]
+    entries = [kept.made(f"toy[{n}]", radius=float(number)) for n in range(20 * number)]
     recorded = recordings.recording(recordings.generation(seed=number))
     records = [record for record in made_run.made_records() if record.check_id.startswith("stability_fan")]
     run = made_run.made_run()

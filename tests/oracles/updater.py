@@ -17,11 +17,13 @@ def main(path: Path, name: str, careless: str = "") -> None:
         else:
             readings = {"round": Kept(float(number), "", "neither")}
             entry = Entry(f"by[{name}]", {}, {}, "", Setting({}, {}), readings)
-            try:
-                write(read(path) if careless else former, {**former.entries, entry.key: entry}.values())
-                told = "won"
-            except IncomparableError as error:
-                told = f"lost: {error}"
+            told = ""
+            while not told:
+                try:
+                    write(read(path) if careless else former, {**former.entries, entry.key: entry}.values())
+                    told = "won"
+                except IncomparableError as error:
+                    told = "" if careless else f"lost: {error}"
         print(told, flush=True)
     print("torch" in sys.modules)
 

@@ -52,7 +52,8 @@ def _plan(rows: dict[str, Any]) -> str:
 def _row(one: dict[str, Any]) -> list[str]:
     planted = len(one["planted"])
     counts = [f"{one['asked']:,} {one['unit']}", f"{one['run']:,}", str(one["open"])]
-    noticed = f"{planted - len(one['unnoticed'])} of {planted}"
+    missed = one["unnoticed"]
+    noticed = "not tried" if missed is None else f"{planted - len(missed)} of {planted}"
     return [one["id"], one["title"], *counts, noticed, f"{one['in_ci']:,}"]
 
 
@@ -86,7 +87,9 @@ def _machine(found: dict[str, Any]) -> str:
 
 def _open(rows: dict[str, Any]) -> str:
     lines = [[one["id"], trial, text] for one in rows.values() for trial, text in one["faults"].items()]
-    lines += [[one["id"], "planted", f"not noticed: {name}"] for one in rows.values() for name in one["unnoticed"]]
+    lines += [
+        [one["id"], "planted", f"not noticed: {name}"] for one in rows.values() for name in one["unnoticed"] or ()
+    ]
     return f"\n## Open faults\n\n{table(['', 'trial', 'fault'], lines) if lines else 'None.' + chr(10)}"
 
 

@@ -32,7 +32,7 @@ CAMPAIGNS = [
         "twenty processes update one baseline at once: one wins, the others are told that it has changed, all is whole",
         "rounds",
         full=50,
-        ci=2,
+        ci=1,
         trial=one_round,
         planted={"the file is not compared before it is replaced": careless_round},
     )

@@ -62,6 +62,6 @@ CAMPAIGNS = [
         ci=1,
         trial=full,
         planted={"files are rewritten where they lie": _planted(filled_disk.in_place)},
-        note="a tmpfs of 64 MB in a mount name space of its own, or a limit of file sizes where that is not permitted",
+        note="a tmpfs of 64 MB in a mount name space of its own, or a limit of file sizes where none is permitted",
     )
 ]
