@@ -111,8 +111,10 @@ def test_more_of_the_same_keeps_the_units_there_are():
     }
     assert kept == {"1-6"}
     assert sum(unit.id in set(ids(large)) for unit in small.units) == 6
-    more = {unit.id for unit in planned(directions=("singular:4",)).units}
-    assert not more & set(ids(small))
+    for family in ("singular", "fan"):
+        fewer, more = (planned(directions=(f"{family}:{count}",)).units[0] for count in (7, 12))
+        assert (fewer.start, fewer.stop) == (more.start, more.stop) == (0, 6)
+        assert fewer.id != more.id
 
 
 def test_a_plan_is_read_back_and_another_is_refused(tmp_path):
