@@ -7,7 +7,7 @@ import torch
 from bisection import bisection
 
 import stabilitykit as sk
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 ANGLES, SAMPLE = 1000, 6
 STUDY = 32_000, 176_000

@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from stabilitykit.results.metric import Reading as Reading
     from stabilitykit.results.result import Result as Result
     from stabilitykit.subjects.causal_lm import CausalLMSubject as CausalLMSubject
+    from stabilitykit.subjects.function_subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.generation import Way as Way
     from stabilitykit.subjects.kernel import Kernel as Kernel
     from stabilitykit.subjects.measurable import Measurable as Measurable
@@ -119,7 +120,6 @@ if TYPE_CHECKING:
     from stabilitykit.subjects.operators import Machine as Machine
     from stabilitykit.subjects.precision import true_float64 as true_float64
     from stabilitykit.subjects.stored import Checkpoint as Checkpoint
-    from stabilitykit.subjects.subject import FunctionSubject as FunctionSubject
     from stabilitykit.subjects.subject import Subject as Subject
     from stabilitykit.sweeps.asked import Sweep as Sweep
     from stabilitykit.sweeps.merge import merge as merge

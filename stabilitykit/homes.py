@@ -108,7 +108,8 @@ HOMES = {
     "subjects.operators": ("Machine",),
     "subjects.precision": ("true_float64",),
     "subjects.stored": ("Checkpoint",),
-    "subjects.subject": ("FunctionSubject", "Subject"),
+    "subjects.function_subject": ("FunctionSubject",),
+    "subjects.subject": ("Subject",),
     "traces.ledger": ("Ledger",),
     "traces.drift": ("Drift",),
 }

@@ -10,7 +10,7 @@ import torch
 from stabilitykit.cli import main
 from stabilitykit.measurements.determinism import RunToRun
 from stabilitykit.report import write_one
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 
 @pytest.fixture

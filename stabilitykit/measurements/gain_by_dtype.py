@@ -27,8 +27,9 @@ from stabilitykit.numerics.resolution import step_columns
 from stabilitykit.numerics.spectrum import budget
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import adopt
-from stabilitykit.subjects.subject import FunctionSubject, Subject
+from stabilitykit.subjects.subject import Subject
 from stabilitykit.subjects.weights import cast_weights
 
 TRUE = "true float64"

@@ -12,7 +12,8 @@ from torch import Tensor
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.numerics.bits import spacing
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.subject import FunctionSubject, Subject
+from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.subject import Subject
 
 
 class Seen(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.numerics.digest import digest
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 
 @dataclass(frozen=True)

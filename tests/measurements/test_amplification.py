@@ -8,7 +8,7 @@ import torch
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.amplification import Steps, amplify
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 X0 = torch.tensor([0.75, 0.0])
 AXIS = torch.tensor([1.0, 0.0])

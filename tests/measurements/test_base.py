@@ -23,8 +23,9 @@ from stabilitykit.measurements.progress import bar, progress_to, terminal
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Result, Worst
 from stabilitykit.subjects.environment import KINDS
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.measurable import Measurable
-from stabilitykit.subjects.subject import FunctionSubject, Subject
+from stabilitykit.subjects.subject import Subject
 
 LOW = Metric("error", "u", "lower", "planted")
 HIGH = Metric("radius", "u", "higher", "planted")

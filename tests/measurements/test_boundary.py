@@ -15,8 +15,8 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 IDS = [(7 * i + 3) % 258 for i in range(12)]
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])

@@ -13,8 +13,8 @@ from stabilitykit.measurements.boundary import FirstChange, StabilityFan
 from stabilitykit.measurements.boundary_jump import BoundaryJump
 from stabilitykit.measurements.measure import measure
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])
 SCALE = torch.tensor([1.0, 2.0, 64.0, 4.0])

@@ -12,9 +12,9 @@ from stabilitykit.measurements.chains import BlockGain, MatmulChain, WeightGain
 from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.module_subject import ModuleSubject
-from stabilitykit.subjects.subject import FunctionSubject
 
 PROMPT = "The capital of France is"
 

@@ -9,8 +9,8 @@ from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.numerics.bits import raw_bytes
 from stabilitykit.numerics.plane import Plane, axis
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.noise import threads
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -0.3, 1.5])
 H1, H2 = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, -1.0, 2.0])

@@ -12,8 +12,8 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.sequential import first_event
 from stabilitykit.numerics.statistics import rate_bound
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])
 UP = 1 + 2.0**-23  # one ULP up for a float32 just below a power of two, two at most elsewhere

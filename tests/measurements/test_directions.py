@@ -15,8 +15,8 @@ from stabilitykit.measurements.directions import resolve, singular, singular_vec
 from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import adopt, load
-from stabilitykit.subjects.subject import FunctionSubject
 from stabilitykit.subjects.tiny import tiny
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])

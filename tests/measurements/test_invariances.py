@@ -20,8 +20,8 @@ from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.report.figures import figures
 from stabilitykit.subjects import schedules
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.noise import threads
-from stabilitykit.subjects.subject import FunctionSubject
 
 H, VOCABULARY = 8, 16
 IDS = [3, 1, 4, 1, 5]

@@ -12,8 +12,8 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])
 E0 = torch.tensor([1.0, 0, 0, 0])

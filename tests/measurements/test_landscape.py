@@ -19,8 +19,8 @@ from stabilitykit.numerics.bits import spacing
 from stabilitykit.numerics.grid import normalised_flip_ratio
 from stabilitykit.numerics.plane import Plane
 from stabilitykit.results.result import Result
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.noise import threads
-from stabilitykit.subjects.subject import FunctionSubject
 
 N = 17
 

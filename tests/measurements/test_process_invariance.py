@@ -10,7 +10,7 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.process_invariance import ProcessInvariance
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.tiny import tiny
 
 

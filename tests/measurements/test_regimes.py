@@ -17,8 +17,8 @@ from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.results.failure import StabilityFailure
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.5123, 5.5])
 ULP = 2.0**-24  # of 0.75 in float32

@@ -12,9 +12,9 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.rotation import Rotation
 from stabilitykit.measurements.turns import turns
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
 from stabilitykit.subjects.noise import threads
-from stabilitykit.subjects.subject import FunctionSubject
 
 H = 8
 FINE = torch.cat([torch.ones(H - 1), torch.tensor([2.0**-10])])

@@ -10,7 +10,7 @@ import torch
 from stabilitykit import CausalLMSubject, FirstChange, bits_equal, load, measure, perturb, strategies
 from stabilitykit.numerics.digest import digest
 from stabilitykit.numerics.lattice import Lattice
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 IDS = [3, 1, 2, 5]
 FAMILIES = ("llama", "gpt2", "gemma3")

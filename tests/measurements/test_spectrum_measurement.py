@@ -13,8 +13,9 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.spectrum import SingularSpectrum
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject, Subject
+from stabilitykit.subjects.subject import Subject
 
 PLANTED = [27.5, 19.25, 15.0, 12.125, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
 

@@ -12,8 +12,8 @@ from stabilitykit.measurements.boundary import FirstChange
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.stability_spectrum import StabilitySpectrum, null_below
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 H = 16
 SIGMA = torch.tensor([40.0 * 0.7**k for k in range(H)], dtype=torch.float64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stabilitykit.measurements.walks import walks
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 X0 = torch.tensor([1.0, 2.0])
 

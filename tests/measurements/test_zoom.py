@@ -13,8 +13,8 @@ from stabilitykit.measurements.landscape import Landscape
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.zoom import Zoom
 from stabilitykit.results.result import Result
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.noise import threads
-from stabilitykit.subjects.subject import FunctionSubject
 
 N = 17
 ASKED = Landscape(PLANE, span=SPAN, n=N, unit="abs", at="prompt", again=None)

@@ -31,7 +31,7 @@ import torch
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.results.metric import Metric
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 
 @dataclass(frozen=True, eq=False)

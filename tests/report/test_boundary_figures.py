@@ -18,7 +18,7 @@ from stabilitykit.measurements.stability_spectrum import StabilitySpectrum
 from stabilitykit.report.figures import DRAWINGS, Figure, figures
 from stabilitykit.report.figures.rays import names_of
 from stabilitykit.results.result import Result
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5, 0.3, -2.25])
 STRETCH = torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 1e-9]))

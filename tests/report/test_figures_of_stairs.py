@@ -18,7 +18,7 @@ from stabilitykit.measurements.staircase import Staircase
 from stabilitykit.report.figures import Figure, figures
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Result
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])
 D = torch.tensor([1.0, 0.5, -0.25, 2.0])

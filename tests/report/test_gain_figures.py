@@ -20,7 +20,7 @@ from stabilitykit.measurements.noise_test import NoiseTest
 from stabilitykit.measurements.representability import Representability
 from stabilitykit.report.figures import Figure, figures
 from stabilitykit.results.result import Result
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 X0 = torch.tensor([0.75, -1.3125, 0.0123, 5.5])
 RAYS = torch.eye(4)

@@ -20,7 +20,7 @@ from stabilitykit.report.figures.map_panel import exponent
 from stabilitykit.report.html import page
 from stabilitykit.results.record import Record, Run
 from stabilitykit.results.result import Result
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 HOSTILE = "<script>alert(1)</script>\u202e"
 TITLES = [

@@ -6,8 +6,8 @@ import torch
 from stabilitykit.numerics.digest import digest
 from stabilitykit.subjects import answers, lanes
 from stabilitykit.subjects.answers import Kept, answers_in
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.lanes import Probe
-from stabilitykit.subjects.subject import FunctionSubject
 
 X0 = torch.tensor([0.0, 0.0, 0.0])
 THRESHOLDS = [3, 1, 7, 2, 5, 4, 6, 2, 1, 9, 3, 3]

@@ -6,7 +6,7 @@ import torch
 from stabilitykit import CausalLMSubject, FirstChange, load, measure
 from stabilitykit.numerics.memory import ran_out
 from stabilitykit.subjects import batches
-from stabilitykit.subjects.subject import FunctionSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 
 IDS = [3, 1, 2, 5]
 DIRECTIONS = torch.randn(9, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
-from stabilitykit.subjects.subject import FunctionSubject, Subject, rows_differ
+from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.subject import Subject, rows_differ
 
 X0 = torch.tensor([1.0, -2.0, 0.5])
 J = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]])

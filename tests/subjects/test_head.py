@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.head import logit_changes
 from stabilitykit.subjects.models import load
-from stabilitykit.subjects.subject import FunctionSubject
 
 IDS = [(7 * i + 3) % 258 for i in range(6)]
 

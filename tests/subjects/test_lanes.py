@@ -11,8 +11,8 @@ from torch import Tensor
 
 from stabilitykit.errors import InvalidError
 from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.lanes import Answer, Probe, Search, run
-from stabilitykit.subjects.subject import FunctionSubject
 
 H = 24
 BLOCK = 4
