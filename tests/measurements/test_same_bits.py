@@ -13,18 +13,21 @@ from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
 
 IDS = [3, 1, 2, 5]
-FAMILIES = ("llama", "gpt2", "gemma3")
+FAMILIES = ("llama", "gpt2", "gemma3", "mixtral")
 
 
 def plainly(subject, X):
-    """Return the state after block 0 and the last token's last hidden state, as a user's own call has them."""
+    """Return the state after block 0 and the last token's last hidden state, as a user's own call has them.
+
+    A mixture is called with the experts that the subject has chosen: those of the user let its lanes mix.
+    """
     base, seen = subject.model.base_model, []
     handle = subject.anatomy.blocks[0].register_forward_hook(
         lambda _m, _i, output: seen.append(output[0] if isinstance(output, tuple) else output)
     )
     before = subject.embeddings[:-1].repeat(len(X), 1, 1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), subject.running():
             if subject.path == "prefill":
                 whole = torch.cat([before, X[:, None]], dim=1)
                 out = base(inputs_embeds=whole, use_cache=False)
