@@ -116,6 +116,7 @@ _BASELINE = {
     "readings": Optional(Each({"then": Number, "allowed": str, "kind": str})),
     "changes": Optional([list]),
 }
+_PLANTED = {"fault": Optional(str), "calls": Optional(int), "fired": Optional(int)}
 _RECORD = {
     **dict.fromkeys(("check_id", "nodeid"), str),
     "verdict": VERDICTS,
@@ -128,6 +129,7 @@ _RECORD = {
     "recipes": Optional([_RECIPE]),
     "replays": Optional([_REPLAY]),
     "baseline": Optional(_BASELINE),
+    "planted": Optional(_PLANTED),
 }
 _RUN = {
     **dict.fromkeys(("run_id", "started", "command"), str),

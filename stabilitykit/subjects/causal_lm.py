@@ -103,8 +103,9 @@ class CausalLMSubject(Subject):
         except InvalidError as error:
             with torch.no_grad(), outputs_of(self.model) as outputs:
                 self.forward(self.copies(1))
-            found = origin(outputs)
-            raise InvalidError(f"{error}; in its own forward {found}" if found else str(error)) from None
+            if found := origin(outputs):
+                raise InvalidError(f"{error}; in its own forward {found}") from None
+            raise
 
     def prepare(self, batch: int) -> None:
         """Cache the prefix for a batch shape now, before anything taps, differentiates or swaps kernels."""
