@@ -50,7 +50,7 @@ class SingularDefects(Measurement[LoadedModel]):
     Arrays: `direction` (H,), `norms` (N, L + 1), `prompt`, `position`, `token_id` (N,).
 
     UnsupportedError without long tokens (a random model has none), and for blocks of another build. Cost: 4 forwards a
-    prompt and one, 4 a sampled token up to the explosion, and about 60 products with each block's float64 matrices.
+    prompt and one, 4 a sampled token up to the explosion, and products with each block's float64 matrices.
     Source: Wang et al., Singular defects (arXiv 2502.07004); the closed form and the Rayleigh quotient are ours.
     """
 

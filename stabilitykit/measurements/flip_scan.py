@@ -78,7 +78,7 @@ class FlipScan(Measurement):
     `realised_norm`, `alignment`, `gap`, `gap_oracle`, `token`, `token_changed`, `third`. Readings are the worst over
     the directions. Arrays: `directions` (N, H); at the tie its state (see `Tie`), and `flip_low`, `flip_high` (H,).
     UsageError for impossible parameters; UnsupportedError where there is no tie, with the reason. Cost: that of `Tie`
-    unless it is known, a gradient, the inputs, as many in true float64, and up to 60 products for singular vectors.
+    unless it is known, a gradient, the inputs, as many in true float64, and the products of singular vectors.
     Source: the study's experiment 6 part 2, `FlipScan.study()`.
     """
 

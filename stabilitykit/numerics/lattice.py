@@ -179,7 +179,8 @@ class Lattice:
         largest = float(np.abs(self._d[self.dense]).max())
         step = max(finfo.smallest_normal * finfo.eps / 2 / largest, torch.finfo(torch.float64).tiny)
         near = self.nearest.first_changed if self.nearest else math.inf
-        fine = finfo.eps * (near if near <= s_max else min(s_max, self._last_finite, self._start.typical / 2 / largest))
+        listed = near < math.inf and near <= s_max
+        fine = finfo.eps * (near if listed else min(s_max, self._last_finite, self._start.typical / 2 / largest))
         while step <= s_max and (step <= self._surely_finite or step <= self._last_finite):
             yield step
             step *= 2 ** (1 / _PER_OCTAVE) if step >= fine else 2**_OCTAVES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Decimal, localcontext
 
 from stabilitykit.errors import UsageError
 from stabilitykit.numerics.statistics import check, plain
@@ -54,7 +54,8 @@ def sentence(trial: int, planned: int, confidence: float = 0.95) -> str:
     """
     if not 1 <= trial <= planned:
         raise UsageError(f"trial {trial} of {planned}: need 1 <= trial <= planned")
-    low = Decimal(first_event(trial, confidence)[0]) * 100
-    shown = low.quantize(Decimal(1).scaleb(low.adjusted() - 1), rounding=ROUND_FLOOR)  # never more than what was proven
-    level = Decimal(str(confidence)) * 100
-    return f"run {trial} of at most {planned} differed first: rate > {plain(shown)}% at {plain(level)}%"
+    with localcontext():  # arithmetic sets flags, and the ones there are of the caller
+        low = Decimal(first_event(trial, confidence)[0]) * 100
+        shown = low.quantize(Decimal(1).scaleb(low.adjusted() - 1), rounding=ROUND_FLOOR)  # never over what is proven
+        level = Decimal(str(confidence)) * 100
+        return f"run {trial} of at most {planned} differed first: rate > {plain(shown)}% at {plain(level)}%"

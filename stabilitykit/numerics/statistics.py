@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Decimal, localcontext
 from numbers import Integral
 from statistics import NormalDist
 
@@ -61,11 +61,12 @@ def sentence(events: int, trials: int, confidence: float = 0.95) -> str:
     The bound is `rate_bound`, rounded up to two significant digits: never smaller than what was proven.
     UsageError as there. O(1).
     """
-    bound = Decimal(rate_bound(events, trials, confidence)) * 100
-    digits = Decimal(1).scaleb(bound.adjusted() - 1)
     relation = "<=" if events == trials else "<"
-    percent = plain(bound.quantize(digits, rounding=ROUND_CEILING))
-    level = plain(Decimal(str(confidence)) * 100)
+    with localcontext():  # arithmetic sets flags, and the ones there are of the caller
+        bound = Decimal(rate_bound(events, trials, confidence)) * 100
+        digits = Decimal(1).scaleb(bound.adjusted() - 1)
+        percent = plain(bound.quantize(digits, rounding=ROUND_CEILING))
+        level = plain(Decimal(str(confidence)) * 100)
     return f"{events} of {trials} differed: rate {relation} {percent}% at {level}%"
 
 

@@ -496,8 +496,12 @@ def test_the_cost_is_what_it_takes_and_nothing_is_run_to_say_so():
 
 
 def test_a_logit_that_is_no_number_is_refused():
-    with pytest.raises(sk.InvalidError, match="a logit is not finite"):
+    with pytest.raises(sk.InvalidError, match=r"'model.norm' is the first to give an infinite number"):
         asked(shaken(math.inf))
+    loaded = sk.load("tiny")
+    loaded.model.lm_head.weight *= 1e38  # finite weights and states, whose products are not
+    with pytest.raises(sk.InvalidError, match="a logit is not finite"):
+        asked(sk.adopt(loaded.model, loaded.tokenizer))
 
 
 def test_the_same_question_has_the_same_answer():

@@ -82,6 +82,7 @@ def leaving(leave: Callable[[LoadedModel], Callable[[], object]]) -> Callable[[i
             return run(WAYS * number, lambda loaded: undo.append(leave(loaded)))
         finally:
             undo[0]()
+            tiny.cache_clear()  # the plugin refuses from then on what it has seen changed
 
     return trial
 
