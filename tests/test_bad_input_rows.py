@@ -10,7 +10,7 @@ import torch
 from bad_inputs import ROWS
 
 import stabilitykit as sk
-from stabilitykit.errors import InvalidError, UnreadableError, UsageError
+from stabilitykit.errors import InvalidError, UnreadableError, UnsupportedError, UsageError
 from stabilitykit.plugin import collector
 from stabilitykit.subjects.tiny import byte_tokenizer, tiny
 from stabilitykit.traces import tensor_files
@@ -69,7 +69,7 @@ def test_a_model_in_train_mode_is_taken_out_of_it():
 
 
 def test_a_device_without_memory_is_no_failure_of_the_model():
-    """It is invalid, and not tried again with fewer rows, whose bits are others."""
+    """It is invalid once not even one row fits: 8, 4, 2 and 1 are asked."""
 
     def full(_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore words")
@@ -79,7 +79,7 @@ def test_a_device_without_memory_is_no_failure_of_the_model():
         InvalidError, match=r"RunToRun ran out of the device's memory \(CUDA out of memory\. Tried to"
     ) as no:
         sk.measure(sk.RunToRun(runs=1), subject)
-    assert subject.counter.calls == 1
+    assert subject.counter.calls == 4
     assert "\n" not in str(no.value)
 
 
@@ -100,12 +100,21 @@ def default_dtype(dtype):
 
 
 def test_defaults_of_the_user_change_no_bit():
+    """Derivatives, which there are none of in inference mode, are refused there."""
+
     def found():
         subject = sk.CausalLMSubject(sk.load("tiny"), [5, 7, 11])
         first = sk.measure(sk.FirstChange(direction=torch.ones(64, dtype=torch.float64)), subject)
-        return {name: reading.value for name, reading in first.readings.items()}, subject.vjp(subject.baseline).tolist()
+        return subject, {name: reading.value for name, reading in first.readings.items()}
 
-    plain = found()
-    for user in (default_dtype(torch.float64), torch.inference_mode()):
-        with user:
-            assert found() == plain
+    subject, plain = found()
+    gradient = subject.vjp(subject.baseline)
+    with default_dtype(torch.float64):
+        there, readings = found()
+        assert readings == plain
+        assert torch.equal(there.vjp(there.baseline), gradient)
+    with torch.inference_mode():
+        there, readings = found()
+        assert readings == plain
+        with pytest.raises(UnsupportedError, match="has no reverse derivative"):
+            there.vjp(there.baseline)

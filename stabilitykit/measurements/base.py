@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from stabilitykit.errors import InvalidError, UsageError
+from stabilitykit.errors import UsageError
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.metric import Metric, Reading, readings
 from stabilitykit.results.plain import to_plain
@@ -107,10 +106,7 @@ class Measurement(ABC, Generic[Asked]):
 
     @final
     def measure(self, subject: Asked) -> Result:
-        """Answer the question and record what ran, where, and at what cost.
-
-        UsageError for another kind of thing, InvalidError where the device's memory does not suffice.
-        """
+        """Answer the question and record what ran, where, and at what cost; UsageError for another kind of thing."""
         if not isinstance(subject, self.needs):
             kind = self.needs.__name__
             raise UsageError(
@@ -119,15 +115,7 @@ class Measurement(ABC, Generic[Asked]):
             )
         before = vars(subject.counter).copy()
         start = time.perf_counter()
-        try:
-            finding = self.find(subject)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            # Not tried again with fewer rows: another batch shape has other bits.
-            reason = str(error).splitlines()[0]
-            raise InvalidError(
-                f"{type(self).__name__} ran out of the device's memory ({reason}); give a smaller batch"
-            ) from None
+        finding = self.find(subject)
         spent = {name: count - before[name] for name, count in vars(subject.counter).items()}
         return Result(
             measurement=type(self).__name__,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stabilitykit.errors import UsageError
+from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.measurements.base import Asked, Measurement
 from stabilitykit.measurements.progress import progress_to, terminal
 from stabilitykit.numerics import memory
@@ -43,7 +43,7 @@ def ask(measurement: Measurement[Asked], subject: Asked | Iterable[Asked]) -> Re
 def _in_memory(measurement: Measurement[Asked], subject: Asked) -> Result:
     """Ask; where memory runs out, ask everything again in half the batch, which is proved anew, and say so.
 
-    A batch shape has bits of its own, so that nothing of the larger one is kept.
+    A batch shape has bits of its own, so nothing of the larger one is kept. InvalidError where one row is too many.
     """
     tried: list[str] = []
     asked: Any = subject
@@ -52,8 +52,14 @@ def _in_memory(measurement: Measurement[Asked], subject: Asked) -> Result:
             result = measurement.measure(asked)
             break
         except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error) or not isinstance(asked, Subject) or asked.batch == 1:
+            if not memory.ran_out(error):
                 raise
+            if not isinstance(asked, Subject) or asked.batch == 1:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise InvalidError(
+                    f"{type(measurement).__name__} ran out of the device's memory ({reason}); ask for less at once, or "
+                    "on a larger device"
+                ) from None
         tried.append(str(asked.batch))
         memory.release()
         asked = asked.with_batch(asked.batch // 2)

@@ -127,9 +127,11 @@ setTimeout(async () => {
   document.querySelector("[data-theme-switch]").click();
   tell("turned", `${before}->${ink()}`);
   const code = document.querySelector(".again code");
-  code.nextElementSibling.click();
-  await new Promise((next) => setTimeout(next, 200));
-  tell("copied", code.nextElementSibling.textContent !== "Copy");
+  const button = code.nextElementSibling;
+  const copied = new Promise((next) => new MutationObserver(next).observe(button, { childList: true }));
+  button.click();
+  await Promise.race([copied, new Promise((next) => setTimeout(next, 5000))]);
+  tell("copied", button.textContent !== "Copy");
   document.title = said.join("; ");
 }, 9000)
 """

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stabilitykit import CausalLMSubject, FirstChange, load, measure
+from stabilitykit.errors import InvalidError
 from stabilitykit.numerics.memory import ran_out
 from stabilitykit.subjects import batches
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -91,11 +92,11 @@ def test_another_error_is_raised_as_it_is():
         subject_of(cramped(load("tiny:llama"), 4, "planted"), 16)
 
 
-def test_where_not_even_one_row_fits_the_error_stands():
+def test_where_not_even_one_row_fits_it_is_invalid():
     def fn(X):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(InvalidError, match=r"FirstChange ran out of the device's memory \(CUDA out of memory\.\)"):
         measure(FirstChange(direction=DIRECTIONS), FunctionSubject(fn, torch.ones(64), batch=8), progress=False)
 
 

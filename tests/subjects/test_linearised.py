@@ -76,12 +76,12 @@ def test_derivatives_are_taken_behind_the_prefix_where_its_states_stay(family, p
 
 def test_a_cached_path_that_is_another_function_is_not_taken(monkeypatch):
     """As with positions that are scaled by the length of the text."""
-    one_token = CausalLMSubject._one_token
+    embedded = CausalLMSubject.embedded
 
     def scaled(subject, X):
-        return one_token(subject, 1.1 * X)
+        return embedded(subject, 1.1 * X if subject.path == "decode" else X)
 
-    monkeypatch.setattr(CausalLMSubject, "_one_token", scaled)
+    monkeypatch.setattr(CausalLMSubject, "embedded", scaled)
     assert subject_of("llama").linear.path == "prefill"
     monkeypatch.undo()
     assert subject_of("llama").linear.path == "decode"
