@@ -42,6 +42,7 @@ def test_a_recording_is_kept_whole_and_the_report_says_where(recorded):
     assert "The recording is in" in row["sentence"]
 
 
+@pytest.mark.long
 def test_the_same_machine_compares_as_no_other_device_and_the_page_says_so(recorded):
     words = ("run", "--model", "tiny", "--against", "A", "--report", "S", "--", "-q", "-k", "cross_device")
     done = command(*words, cwd=recorded)

@@ -30,7 +30,10 @@ def workflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "summary.md"
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), id="one process"), pytest.param(("-n", "2"), id="two workers", marks=pytest.mark.long)],
+)
 def test_the_step_gets_one_summary_and_an_annotation_a_finding(
     inner: Inner, workflow: Path, workers: tuple[str, ...]
 ) -> None:

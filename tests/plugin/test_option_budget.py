@@ -38,7 +38,9 @@ def clock(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makeconftest(CLOCK)
 
 
-@pytest.mark.parametrize("workers", [0, 2], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(0, id="one process"), pytest.param(2, id="two workers", marks=pytest.mark.long)]
+)
 def test_no_test_begins_after_the_time_and_the_rest_is_listed(inner: Inner, workers: int) -> None:
     words = ("-n", str(workers)) if workers else ()
     done = inner(SOURCE, "--stability-budget=8", *words, apart=bool(workers))

@@ -28,7 +28,10 @@ gone* never measured here
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), id="one process"), pytest.param(("-n", "2"), id="two workers", marks=pytest.mark.long)],
+)
 def test_a_known_difference_fails_no_test_and_another_does(
     inner: Inner, pytester: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:

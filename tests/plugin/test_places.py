@@ -66,6 +66,7 @@ def test_ids_name_the_device_where_every_worker_runs_all_tests():
     assert configured(Places(("cuda:3", "cpu"), apart=True), "gw0") == {"device": "cuda:3", "place": "cuda-3"}
 
 
+@pytest.mark.long
 def test_devices_of_one_kind_share_the_tests_and_the_report_says_who_measured_where(inner, pytester):
     pytester.makeconftest(CARDS)
     run = inner(EACH_ASKS, "-n", "auto", "--stability-device=cuda:0,cuda:1", apart=True)

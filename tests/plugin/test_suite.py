@@ -47,7 +47,7 @@ def test_other_patterns_and_strict_settings_of_the_user_do_not_hide_it(pytester,
     assert of_suite(collected("--stability-suite")) == sorted(TESTS)
 
 
-@pytest.mark.parametrize("mode", ["prepend", "importlib"])
+@pytest.mark.parametrize("mode", ["prepend", pytest.param("importlib", marks=pytest.mark.long)])
 def test_a_copy_in_the_root_is_passed_over(pytester, collected, mode):
     copy = pytester.path / "stability_tests"
     shutil.copytree(SUITE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -65,6 +65,7 @@ def test_a_run_without_one_suite_test_is_no_pass(pytester):
     assert not (pytester.path / "reports").exists()
 
 
+@pytest.mark.long
 def test_the_suite_runs_on_two_workers_with_a_tiny_model(pytester):
     options = ("--stability-suite", "--stability-model=tiny", "-n", "2", "-p", "no:benchmark", "-k", "run_to_run")
     result = pytester.runpytest_subprocess(*options)

@@ -34,12 +34,14 @@ def test_forced_on_our_tokens_every_step_is_compared(tiny):
     assert result.readings["share_diverged"].value == 0
 
 
+@pytest.mark.long
 def test_the_stated_cost_bounds_both_sides(tiny):
     asked = sk.CrossDevice("cpu-ref", prompts=("cost",), tokens=3)
     took = sk.measure(asked, tiny, progress=False).execution.forwards
     assert asked.cost(tiny).forwards / 2 <= took <= asked.cost(tiny).forwards
 
 
+@pytest.mark.long
 def test_states_are_kept_on_both_sides_and_their_drift_measured(tiny):
     asked = sk.CrossDrift("cpu-ref", prompts=("ab",), tokens=3)
     result = sk.measure(asked, tiny, progress=False)
@@ -51,6 +53,7 @@ def test_states_are_kept_on_both_sides_and_their_drift_measured(tiny):
         sk.measure(sk.CrossDrift(against=digests), tiny, progress=False)
 
 
+@pytest.mark.long
 def test_texts_that_part_are_read_again_by_the_other_device(tiny, monkeypatch):
     """Where the other device says something else it must read our tokens; where it says ours it has done so."""
     from stabilitykit.traces import cross_device
@@ -98,6 +101,7 @@ def test_a_model_that_came_from_no_file_is_handed_over():
     assert result.verdict == "differs"
 
 
+@pytest.mark.long
 def test_another_model_under_the_same_name_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(elsewhere, "named", lambda loaded, place: {"spec": "tiny:gpt2", "dtype": "float32"})
     with pytest.raises(sk.UnsupportedError, match="a fresh process loads other weights"):

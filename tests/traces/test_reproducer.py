@@ -236,6 +236,7 @@ def test_what_a_replay_says():
     assert drifted.sentence.endswith("but side B gave others than in the forward.")
 
 
+@pytest.mark.long
 def test_addresses_alone_are_found_to_be_the_cause(tmp_path):
     """One row by weights at another address takes another kernel here; where it does not, nothing is claimed."""
     x = torch.arange(576.0).sin()[None]
