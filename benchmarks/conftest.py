@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import stabilitykit as sk
 
@@ -25,3 +26,12 @@ def prefill(model):
 @pytest.fixture(scope="session")
 def decode(model):
     return sk.CausalLMSubject(model, PROMPT, path="decode", batch=64)
+
+
+@pytest.fixture
+def one_thread():
+    """Processor time of several threads would count their waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -13,16 +13,9 @@ from stabilitykit.traces.digests import Digests
 from stabilitykit.traces.record import _largest
 from stabilitykit.traces.stages import discover, listening
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS, ROUNDS, SAMPLE = 48, 7, 12
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads that wait for each other would be measured otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("level", ["block", "module"])

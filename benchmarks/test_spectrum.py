@@ -7,19 +7,12 @@ import torch
 
 import stabilitykit as sk
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXT = (
     "The capital of France is Paris, and the capital of Germany is Berlin; the two cities lie about nine hundred "
     "kilometres apart, which a train covers in eight hours and"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Processor time of several threads would count their waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("tokens", [5, 32])

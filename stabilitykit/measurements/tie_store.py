@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
+from stabilitykit.measurements.derived import shared, subject_key
 from stabilitykit.measurements.tie_point import TiePoint, reading_logits
 from stabilitykit.measurements.tie_solver import MAX_ULP, tie_point
-from stabilitykit.measurements.triplet_store import derived_folder, subject_key
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.plain import from_plain, to_plain
 from stabilitykit.subjects.subject import Subject
@@ -50,7 +48,7 @@ def tie_of(
             return tie_point(subject, pair, equal=equal, max_ulp=max_ulp)
 
         try:
-            memory[key] = _shared(key, subject, solve) if named else solve()
+            memory[key] = shared(key, solve, _packed, partial(_unpacked, dtype=subject.x0.dtype)) if named else solve()
         except UnsupportedError as refusal:
             memory[key] = refusal
     kept = memory[key]
@@ -86,20 +84,8 @@ def gradient_of(subject: Subject, pair: tuple[int, int]) -> Tensor:
     return gradient
 
 
-def _shared(key: str, subject: Subject, solve: Callable[[], TiePoint]) -> TiePoint:
-    folder = derived_folder()
-    if folder is None:
-        return solve()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npz"
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            return _stored(path, subject.x0.dtype)
-        tie = solve()
-        partial = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(partial, x=_exact(tie.x), x0=_exact(tie.x0), rest=np.array(_rest(tie)))
-        partial.replace(path)
-        return tie
+def _packed(tie: TiePoint) -> dict[str, Any]:
+    return {"x": _exact(tie.x), "x0": _exact(tie.x0), "rest": np.array(_rest(tie))}
 
 
 def _rest(tie: TiePoint) -> str:
@@ -107,10 +93,9 @@ def _rest(tie: TiePoint) -> str:
     return json.dumps(to_plain({name: getattr(tie, name) for name in names}))
 
 
-def _stored(path: Path, dtype: torch.dtype) -> TiePoint:
-    with np.load(path, allow_pickle=False) as arrays:
-        x, x0 = (torch.from_numpy(arrays[name]).to(dtype) for name in ("x", "x0"))
-        rest = from_plain(json.loads(str(arrays["rest"])))
+def _unpacked(arrays: Mapping[str, Any], dtype: torch.dtype) -> TiePoint:
+    x, x0 = (torch.from_numpy(arrays[name]).to(dtype) for name in ("x", "x0"))
+    rest = from_plain(json.loads(str(arrays["rest"])))
     pairs = {name: tuple(rest[name]) for name in ("pair", "logits", "probabilities", "other", "trace")}
     return TiePoint(x=x, x0=x0, **{**rest, **pairs})
 

@@ -1,26 +1,18 @@
-"""Singular triplets of a subject, computed once: kept in memory, and shared with other workers through a folder."""
+"""Singular triplets of a subject, computed once: kept in memory, and shared with other workers."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from stabilitykit.measurements.derived import shared, subject_key
 from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.numerics.spectrum import Triplets
-from stabilitykit.results.plain import to_plain
-from stabilitykit.subjects.environment import environment, numeric_key
 from stabilitykit.subjects.subject import Subject
 
 TOLERANCE = 1e-5
@@ -29,22 +21,6 @@ Wanted = int | Literal["all"]
 
 _memory: dict[str, Triplets] = {}
 _of_functions: WeakKeyDictionary[object, dict[str, Triplets]] = WeakKeyDictionary()
-_folder: ContextVar[Path | None] = ContextVar("stability_vectors", default=None)
-
-
-@contextmanager
-def vectors_in(folder: Path) -> Iterator[None]:
-    """Share singular triplets of the work inside through a folder, so that several workers compute them once."""
-    token = _folder.set(folder)
-    try:
-        yield
-    finally:
-        _folder.reset(token)
-
-
-def derived_folder() -> Path | None:
-    """Return the folder that workers share what they derive from a subject through, if there is one."""
-    return _folder.get()
 
 
 def triplets_of(subject: Subject, k: Wanted, J: LinearMap | None = None) -> Triplets:
@@ -62,7 +38,7 @@ def triplets_of(subject: Subject, k: Wanted, J: LinearMap | None = None) -> Trip
         def compute() -> Triplets:
             return computed(J or subject.linear_map(), k)
 
-        memory[key] = _shared(key, compute) if named else compute()
+        memory[key] = shared(key, compute, _packed, _unpacked) if named else compute()
     return memory[key]
 
 
@@ -88,33 +64,12 @@ def computed(J: LinearMap, k: Wanted, tolerance: float = TOLERANCE, max_products
     return spectrum.top(J, k, tolerance=tolerance, max_products=max_products)
 
 
-def _shared(key: str, compute: Callable[[], Triplets]) -> Triplets:
-    folder = _folder.get()
-    if folder is None:
-        return compute()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npz"
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            return _stored(path)
-        found = compute()
-        partial = path.with_suffix(f".{os.getpid()}.npz")
-        arrays = {name: getattr(found, name).numpy() for name in ("sigma", "u", "v", "residual")}
-        np.savez(partial, **arrays, spent=np.array([found.products, found.converged]))
-        partial.replace(path)
-        return found
+def _packed(found: Triplets) -> dict[str, Any]:
+    arrays = {name: getattr(found, name).numpy() for name in ("sigma", "u", "v", "residual")}
+    return {**arrays, "spent": np.array([found.products, found.converged])}
 
 
-def _stored(path: Path) -> Triplets:
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: torch.from_numpy(stored[name]) for name in ("sigma", "u", "v", "residual")}
-        products, converged = stored["spent"].tolist()
+def _unpacked(stored: Mapping[str, Any]) -> Triplets:
+    arrays = {name: torch.from_numpy(stored[name]) for name in ("sigma", "u", "v", "residual")}
+    products, converged = stored["spent"].tolist()
     return Triplets(**arrays, products=products, converged=bool(converged))
-
-
-def subject_key(subject: Subject, without: Sequence[str] = ("batch", "proofs")) -> str:
-    """Return the digest of a subject's description and numeric environment, by which what is derived of it is kept."""
-    identity = {key: value for key, value in subject.describe().items() if key not in without}
-    setting = numeric_key(environment(getattr(subject, "loaded", None)))
-    text = json.dumps([to_plain(identity), setting, type(subject).__qualname__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -178,9 +178,9 @@ class Stability:
 
     def _sharing(self) -> AbstractContextManager[None]:
         """Let xdist workers share singular vectors, which would otherwise be computed in each of them."""
-        from stabilitykit.measurements.triplet_store import vectors_in
+        from stabilitykit.measurements.derived import derived_in
 
-        return vectors_in(self._vectors) if self._vectors else nullcontext()
+        return derived_in(self._vectors) if self._vectors else nullcontext()
 
     def forget(self, loaded: Any) -> None:
         """Let go of a model and of its subjects: the next one may need the memory."""

@@ -11,8 +11,8 @@ import torch
 from stabilitykit import strategies
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements import triplet_store
+from stabilitykit.measurements.derived import derived_in
 from stabilitykit.measurements.directions import resolve, singular, singular_vectors
-from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -98,7 +98,7 @@ def test_values_belong_to_their_vectors(loaded):
 
 def test_all_vectors_come_from_the_dense_jacobian_once_and_leave_the_first_alone(loaded, tmp_path):
     subject = CausalLMSubject(loaded, IDS)
-    with vectors_in(tmp_path):
+    with derived_in(tmp_path):
         first = singular_vectors(subject, 2)
         spent = subject.counter.backwards
         every = singular(subject, 64)
@@ -160,7 +160,7 @@ def test_vectors_of_functions_are_forgotten_with_them():
 
 def test_a_folder_keeps_vectors_for_the_next_worker(loaded, tmp_path):
     subject = CausalLMSubject(loaded, IDS)
-    with vectors_in(tmp_path / "vectors"):
+    with derived_in(tmp_path / "vectors"):
         first = singular_vectors(subject, 2)
         spent = products(subject)
         triplet_store._memory.clear()
@@ -177,7 +177,7 @@ def test_a_folder_keeps_vectors_for_the_next_worker(loaded, tmp_path):
 
 def test_a_folder_that_holds_too_few_gets_more(loaded, tmp_path):
     subject = CausalLMSubject(loaded, IDS)
-    with vectors_in(tmp_path):
+    with derived_in(tmp_path):
         stored = len(singular_vectors(subject, 1))
         triplet_store._memory.clear()
         assert len(singular_vectors(subject, stored + 1)) > stored
@@ -192,12 +192,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from stabilitykit.measurements.directions import singular_vectors
-from stabilitykit.measurements.triplet_store import vectors_in
+from stabilitykit.measurements.derived import derived_in
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.models import load
 
 subject = CausalLMSubject(load("tiny:llama"), [3, 10, 17, 24])
-with vectors_in(Path(sys.argv[1])):
+with derived_in(Path(sys.argv[1])):
     vectors = singular_vectors(subject, 2)
 print(subject.counter.tangents + subject.counter.backwards, vectors.numpy().tobytes().hex())
 """
@@ -205,7 +205,7 @@ print(subject.counter.tangents + subject.counter.backwards, vectors.numpy().toby
 
 def test_another_process_finds_what_this_one_computed(loaded, tmp_path):
     subject = CausalLMSubject(loaded, IDS)
-    with vectors_in(tmp_path):
+    with derived_in(tmp_path):
         vectors = singular_vectors(subject, 2)
     assert products(subject) > 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -8,9 +8,9 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements import tie_store
+from stabilitykit.measurements.derived import derived_in
 from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, tie_point
 from stabilitykit.measurements.tie_store import tie_of
-from stabilitykit.measurements.triplet_store import vectors_in
 from stabilitykit.numerics.bits import bits_equal, spacing
 
 W = torch.tensor([[1.0, 2.0, -1.0], [0.5, -1.0, 2.0], [-3.0, 0.0, 0.25]])
@@ -227,7 +227,7 @@ def test_one_solve_serves_all_who_ask(tmp_path):
     loaded = sk.load("tiny")
     subject = sk.CausalLMSubject(loaded, "Once upon a time", path="decode", site="logits")
     tie_store._memory.clear()
-    with vectors_in(tmp_path):
+    with derived_in(tmp_path):
         first = tie_of(subject)
         spent = vars(subject.counter).copy()
         assert tie_of(sk.CausalLMSubject(loaded, "Once upon a time", path="decode", counter=subject.counter)) is first
