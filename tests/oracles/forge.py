@@ -6,6 +6,7 @@ it wrote to its pipe, and its last line on stderr. A request may name seconds af
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -35,6 +36,7 @@ class Forge:
             [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=environment(),
         )  # fmt: skip
+        atexit.register(self._process.communicate)  # without a further line it ends
 
     def ask(self, target: str, *arguments: object, kill_after: float | None = None) -> tuple[int, str, str]:
         """Return the child's status (negative: the signal), what it acknowledged, and the end of its stderr."""
