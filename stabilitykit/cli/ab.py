@@ -40,7 +40,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     root = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
     commit = _commit(root, given.base)
     within = Path.cwd().resolve().relative_to(root.resolve())
-    with _folder(given.page) as kept:
+    with files.made_or_temporary("page", given.page) as kept:
         with _checked_out(root, commit) as base:
             _measure("base", base, within, rest, kept)
         _measure("head", root, within, rest, kept)
@@ -79,17 +79,6 @@ def _checked_out(root: Path, commit: str) -> Iterator[Path]:
             yield place
         finally:
             _git(root, "worktree", "remove", "--force", str(place))
-
-
-@contextmanager
-def _folder(named: str | None) -> Iterator[Path]:
-    if named is None:
-        with tempfile.TemporaryDirectory(prefix="stabilitykit-ab-") as folder:
-            yield Path(folder)
-        return
-    files.folder("page", named)
-    Path(named).mkdir(parents=True, exist_ok=True)
-    yield Path(named).resolve()
 
 
 def _commit(root: Path, ref: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +37,18 @@ def folder(name: str, path: str | None) -> None:
     """Refuse a folder that is a file."""
     if path and Path(path).exists() and not Path(path).is_dir():
         raise UsageError(f"{name} {path!r} is a file; name a folder")
+
+
+@contextmanager
+def made_or_temporary(name: str, path: str | None) -> Iterator[Path]:
+    """Yield the folder that an option names, made if need be, or one that ends with the command where it names none."""
+    folder(name, path)
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix=f"stabilitykit-{name}-") as made:
+            yield Path(made)
+        return
+    Path(path).mkdir(parents=True, exist_ok=True)
+    yield Path(path).resolve()
 
 
 def write_json(path: str, result: Result) -> Path:

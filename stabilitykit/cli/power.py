@@ -7,9 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from stabilitykit.cli import files
@@ -48,7 +46,7 @@ def run(given: argparse.Namespace, words: Sequence[str]) -> tuple[int, list[str]
     faults = faults_like(given.faults)
     rest = list(words[words.index("--") + 1 :]) if "--" in words else ["--stability-suite"]
     base = [*_of_model(given), *rest]
-    with _folder(given.keep) as kept, progress_to(terminal()):
+    with files.made_or_temporary("keep", given.keep) as kept, progress_to(terminal()):
         held = [f"--stability-baseline={kept / _BASELINE}"]
         with bar(len(faults) + 2, "power", "run") as progress:
             _measure(kept / "clean", [*base, f"--stability-save={kept / _BASELINE}"])
@@ -91,13 +89,3 @@ def _measure(folder: Path, words: Sequence[str]) -> None:
             f"nothing was measured in {folder.name}: pytest ended with status {status}; see {folder / _LOG}"
         )
     finished.write_text(command, encoding="utf-8")
-
-
-@contextmanager
-def _folder(named: str | None) -> Iterator[Path]:
-    if named is None:
-        with tempfile.TemporaryDirectory(prefix="stabilitykit-power-") as folder:
-            yield Path(folder)
-        return
-    Path(named).mkdir(parents=True, exist_ok=True)
-    yield Path(named).resolve()

@@ -72,7 +72,7 @@ class MatmulChain(_Magnification[Chain]):
     |dy|, `magnification_realised` = |dy| / |dx|, nan where the input did not change; `magnification_true`, the same in
     true float64 at the same inputs; `rounding_share` = |dy - dy64| / |dy64|; `magnification_nominal`, |dy| over the
     step that was meant, which the study reported. Readings in `amplification.METRICS`. UsageError for impossible steps
-    or another subject. Cost: two rows a step, 80 products and a noise floor; no model. Source: the study's 10.3.
+    or another subject. Cost: two rows a step, 240 products and a noise floor; no model. Source: the study's 10.3.
     """
 
     depth: int = 12

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from filelock import FileLock
 
+from stabilitykit.results.archive import read_arrays
 from stabilitykit.results.atomic import atomic_file
 from stabilitykit.results.plain import to_plain
 from stabilitykit.subjects.environment import environment, numeric_key
@@ -33,29 +35,44 @@ def derived_in(folder: Path) -> Iterator[None]:
         _folder.reset(token)
 
 
+def memory_of(
+    subject: Subject, models: dict[str, T], functions: WeakKeyDictionary[object, dict[str, T]]
+) -> dict[str, T]:
+    """Return where a process remembers what it derived of a subject.
+
+    A bare function, without a digest of weights, is known by the object alone.
+    """
+    return models if _is_named(subject) else functions.setdefault(getattr(subject, "fn", subject), {})
+
+
 def shared(
+    subject: Subject,
     key: str,
     compute: Callable[[], T],
     packed: Callable[[T], Mapping[str, Any]],
     unpacked: Callable[[Mapping[str, Any]], T],
 ) -> T:
-    """Return what a worker has computed under this key, or compute it; alone where no folder is shared.
+    """Return what a worker has computed under this key, or compute it.
 
-    `packed` makes arrays of it, which `unpacked` reads. Others that want it wait meanwhile.
+    Where no folder is shared, or the subject has no digest of weights, it is computed here. `packed` makes arrays of
+    it, which `unpacked` reads. Others that want it wait meanwhile.
     """
     folder = _folder.get()
-    if folder is None:
+    if folder is None or not _is_named(subject):
         return compute()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.npz"
     with FileLock(f"{path}.lock"):
         if path.exists():
-            with np.load(path, allow_pickle=False) as arrays:
-                return unpacked(arrays)
+            return unpacked(read_arrays(path))
         found = compute()
         with atomic_file(path) as file:
             np.savez(file, **packed(found))
         return found
+
+
+def _is_named(subject: Subject) -> bool:
+    return "model_digest" in subject.describe()
 
 
 def subject_key(subject: Subject, without: Sequence[str] = ("batch", "proofs")) -> str:

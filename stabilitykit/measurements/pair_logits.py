@@ -27,7 +27,11 @@ class Told(NamedTuple):
 def whole(gap: LogitGap, X: Tensor) -> Told:
     """Run the subject on the rows (B, H) and read its logits."""
     Z = gap.subject.finite(gap.subject.evaluate(X))
-    chosen = Z[:, list(gap.pair)]
+    return _told(Z, Z[:, list(gap.pair)])
+
+
+def _told(Z: Tensor, chosen: Tensor) -> Told:
+    """Return what all logits (B, V) say beside the two that are chosen, (B, 2)."""
     return Told(chosen, Z.amax(dim=1) > chosen.amax(dim=1))
 
 
@@ -50,12 +54,11 @@ def narrowed(gap: LogitGap, X: Tensor) -> tuple[Told, Callable[[Tensor], Told]]:
     states: list[Tensor] = []
     with Tap(head, before=True).reading(states.append):
         Z = subject.finite(subject.evaluate(X))
-    chosen = Z[:, list(gap.pair)]
-    told = Told(chosen, Z.amax(dim=1) > chosen.amax(dim=1))
+    told = _told(Z, Z[:, list(gap.pair)])
     if len(states) != 1 or states[0].shape != (len(X), 1, head.in_features):
         return told, lambda rows: whole(gap, rows)
     panel = _Panel(gap, head, states[0][0, 0], Z[0])
-    same = bits_equal(panel.pairs(states[0]), chosen)
+    same = bits_equal(panel.pairs(states[0]), told.pairs)
     return told, panel.read if same else lambda rows: whole(gap, rows)
 
 
@@ -80,8 +83,7 @@ class _Panel:
         if self._leads(Y[:, 0].double(), chosen):
             return Told(chosen, torch.zeros(len(X), dtype=torch.bool, device=X.device))
         with torch.no_grad():
-            Z = self.head(Y)[:, 0]
-        return Told(chosen, Z.amax(dim=1) > chosen.amax(dim=1))
+            return _told(self.head(Y)[:, 0], chosen)
 
     def pairs(self, Y: Tensor) -> Tensor:
         """Return (z_a, z_b) of what the head reads, (B, 1, H)."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
-from stabilitykit.measurements.derived import shared, subject_key
+from stabilitykit.measurements.derived import memory_of, shared, subject_key
 from stabilitykit.measurements.tie_point import TiePoint, reading_logits
 from stabilitykit.measurements.tie_solver import MAX_ULP, tie_point
 from stabilitykit.numerics.digest import digest
@@ -40,15 +40,14 @@ def tie_of(
     subject = reading_logits(subject)
     asked = hashlib.sha256(json.dumps([pair, equal, max_ulp]).encode()).hexdigest()
     key = f"tie-{subject_key(subject, without=())}-{asked[:16]}"
-    named = "model_digest" in subject.describe()
-    memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
+    memory = memory_of(subject, _memory, _of_functions)
     if key not in memory:
 
         def solve() -> TiePoint:
             return tie_point(subject, pair, equal=equal, max_ulp=max_ulp)
 
         try:
-            memory[key] = shared(key, solve, _packed, partial(_unpacked, dtype=subject.x0.dtype)) if named else solve()
+            memory[key] = shared(subject, key, solve, _packed, partial(_unpacked, dtype=subject.x0.dtype))
         except UnsupportedError as refusal:
             memory[key] = refusal
     kept = memory[key]

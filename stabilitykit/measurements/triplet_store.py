@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from stabilitykit.measurements.derived import shared, subject_key
+from stabilitykit.measurements.derived import memory_of, shared, subject_key
 from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.numerics.spectrum import Triplets
@@ -30,15 +30,14 @@ def triplets_of(subject: Subject, k: Wanted, J: LinearMap | None = None) -> Trip
     first. Batch shape and path do not change the map, so what is kept is that of `subject.linear`. A subject without a
     digest of its weights, such as a bare function, is known by the object alone and shares nothing.
     """
-    named = "model_digest" in subject.describe()
-    memory = _memory if named else _of_functions.setdefault(getattr(subject, "fn", subject), {})
+    memory = memory_of(subject, _memory, _of_functions)
     key = f"{subject_key(subject.linear)}-{k}"
     if key not in memory:
 
         def compute() -> Triplets:
             return computed(J or subject.linear_map(), k)
 
-        memory[key] = shared(key, compute, _packed, _unpacked) if named else compute()
+        memory[key] = shared(subject, key, compute, _packed, _unpacked)
     return memory[key]
 
 

@@ -42,18 +42,26 @@ class Parts:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """The way into block 0 and the baseline's bits on it, in every slot: projections, attention's output, their sum."""
+class Passed:
+    """What one forward showed: the block's input, the projections' and attention's outputs, the second norm's input."""
 
-    parts: Parts
+    h: Tensor
     projected: tuple[Tensor, ...]
     attended: Tensor
     summed: Tensor
 
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """The way into block 0, and what the baseline shows on it in every slot."""
+
+    parts: Parts
+    at_rest: Passed
+
     def changed(self, h: Tensor) -> Tensor:
         """Return (B,) whether any bit differs of what the block reads its input h (B, T, H) through."""
-        found = rows_differ(h + self.attended, self.summed)
-        for now, before in zip(self.parts.project(h), self.projected, strict=True):
+        found = rows_differ(h + self.at_rest.attended, self.at_rest.summed)
+        for now, before in zip(self.parts.project(h), self.at_rest.projected, strict=True):
             found |= rows_differ(now, before)
         return found
 
@@ -71,16 +79,6 @@ def screening(subject: CausalLMSubject) -> tuple[Screening, ...]:
             return entry.changed(subject.embedded(X))
 
     return (entered,)
-
-
-@dataclass(frozen=True, eq=False)
-class _Passed:
-    """What one forward showed: the block's input, the projections' and attention's outputs, the second norm's input."""
-
-    h: Tensor
-    projected: tuple[Tensor, ...]
-    attended: Tensor
-    summed: Tensor
 
 
 def find(subject: CausalLMSubject) -> Entry | None:
@@ -103,7 +101,7 @@ def find(subject: CausalLMSubject) -> Entry | None:
     at_x0, at_strong = (_passed(subject, parts, X) for X in (x0, strong))
     if at_x0 is None or at_strong is None:
         return None
-    entry = Entry(parts, at_x0.projected, at_x0.attended, at_x0.summed)
+    entry = Entry(parts, at_x0)
     alone = all(_alone(subject, parts, X, passed) for X, passed in ((x0, at_x0), (strong, at_strong)))
     moved = bool(rows_differ(at_strong.attended, at_x0.attended).all())
     held = alone and moved and _reads_by_projections(subject, entry, strong) and _forgets(subject, entry)
@@ -133,7 +131,7 @@ def _parts(subject: CausalLMSubject, X: Tensor) -> Parts:
 
 def _passed(
     subject: CausalLMSubject, parts: Parts, X: Tensor, replaced: Sequence[Tensor] | None = None
-) -> _Passed | None:
+) -> Passed | None:
     """Run block 0 on (B, H), the projections' outputs replaced if given; None if a part ran not exactly once."""
     watched = [Tap(subject.anatomy.blocks[0], before=True), Tap(parts.attention), Tap(parts.second, before=True)]
     seen: list[list[Tensor]] = [[] for _ in range(len(watched) + len(parts.projections))]
@@ -146,10 +144,10 @@ def _passed(
     if any(len(states) != 1 for states in seen):
         return None
     (h,), (attended,), (summed,), *projected = seen
-    return _Passed(h, tuple(output for (output,) in projected), attended, summed)
+    return Passed(h, tuple(output for (output,) in projected), attended, summed)
 
 
-def _alone(subject: CausalLMSubject, parts: Parts, X: Tensor, passed: _Passed) -> bool:
+def _alone(subject: CausalLMSubject, parts: Parts, X: Tensor, passed: Passed) -> bool:
     """Return whether the embeddings are the block's input, and the parts called by themselves give the same bits."""
     h = subject.embedded(X)
     found = (h, *parts.project(h), h + passed.attended)
@@ -157,16 +155,17 @@ def _alone(subject: CausalLMSubject, parts: Parts, X: Tensor, passed: _Passed) -
 
 
 def _reads_by_projections(subject: CausalLMSubject, entry: Entry, strong: Tensor) -> bool:
-    passed = _passed(subject, entry.parts, strong, entry.projected)
-    return passed is not None and bits_equal(passed.attended, entry.attended)
+    passed = _passed(subject, entry.parts, strong, entry.at_rest.projected)
+    return passed is not None and bits_equal(passed.attended, entry.at_rest.attended)
 
 
 def _forgets(subject: CausalLMSubject, entry: Entry) -> bool:
     """Return whether the block's state is the baseline's where r is, though its two terms are others."""
     moving = subject.x0.numel() // subject.anatomy.hidden_size
-    replaced = entry.attended.clone()
-    replaced[:, -moving:] = -entry.summed[:, -moving:]
-    X = 2 * entry.summed[:, -moving:].flatten(1)
+    at_rest = entry.at_rest
+    replaced = at_rest.attended.clone()
+    replaced[:, -moving:] = -at_rest.summed[:, -moving:]
+    X = 2 * at_rest.summed[:, -moving:].flatten(1)
     with Tap(entry.parts.attention).reading(_given(replaced)):
         state = subject.stopped_after(X, 1)
     apart = bool(rows_differ(X, subject.copies(len(X))).all())
