@@ -1,5 +1,6 @@
 """Claims of plans that stop early: exact for a first event, and valid at every moment for whoever keeps looking."""
 
+import decimal
 import math
 from fractions import Fraction
 from itertools import pairwise
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import geom
 
 from stabilitykit.errors import UsageError
+from stabilitykit.numerics import statistics
 from stabilitykit.numerics.sequential import anytime_bound, first_event, sentence
 from stabilitykit.numerics.statistics import rate_bound
 
@@ -66,3 +68,11 @@ def test_the_known_numbers():
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(UsageError):
         wrong()
+
+
+@pytest.mark.parametrize("said", [lambda: sentence(7, 59), lambda: statistics.sentence(0, 59)])
+def test_a_bound_in_percent_sets_no_flag_of_the_callers_context(said):
+    with decimal.localcontext() as context:
+        context.clear_flags()
+        said()
+        assert not any(context.flags.values())
