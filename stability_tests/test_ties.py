@@ -8,20 +8,20 @@ from stabilitykit import strategies
 
 def test_tie(stability, stability_model):
     """Move the last embedding until the two likeliest tokens have equal logits."""
-    stability.measure(sk.Tie(), stability.subject(path="decode", batch=4, site="logits"))
+    stability.measure(sk.Tie(), stability.subject(path="decode", batch=8, site="logits"))
 
 
 def test_flip_scan(stability, stability_model):
     """Scan the lines through that tie along leading singular vectors, and find the smallest flip."""
     directions, points, cells = stability.profile.flips
     asked = sk.FlipScan(directions, points=points, cells=cells)
-    stability.measure(asked, stability.subject(path="decode", batch=4, site="logits"))
+    stability.measure(asked, stability.subject(path="decode", batch=8, site="logits"))
 
 
 def test_flip_radius(stability, stability_model):
     """Go outward from the prompt until another token comes first."""
     asked = sk.FlipScan(("v1",), at="prompt")
-    stability.measure(asked, stability.subject(path="decode", batch=4, site="logits"), name="flip_radius")
+    stability.measure(asked, stability.subject(path="decode", batch=8, site="logits"), name="flip_radius")
 
 
 def test_searched_flips(stability, stability_model):
@@ -29,7 +29,7 @@ def test_searched_flips(stability, stability_model):
 
     The smallest flip of each is looked at once more by plain forwards of its own two inputs.
     """
-    subject = stability.subject(path="decode", batch=4, site="logits")
+    subject = stability.subject(path="decode", batch=8, site="logits")
     basis = sk.singular_vectors(stability.subject(path="decode"), 2)
 
     @stability.examples("searched_flip", len(subject.x0))

@@ -110,7 +110,7 @@ class ModuleSpectrum(Measurement):
         twin, why = _twin(asked)
         course = follow(twin, v1, self._names(asked)) if twin else None
         parts, closed = self._parts(asked, twin, course)
-        rows, linear = [], Linear(asked)
+        rows, linear = [], Linear(asked, sorted({name for part in parts for name in part.modules}))
         with bar(len(parts), "module spectrum", "part") as progress:
             for part in parts:
                 rows.append(spectrum_row(part, linear, course, self.tolerance, self.max_products))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from stabilitykit.numerics.spectrum import Triplets
 from stabilitykit.subjects.branches import branches, heaviest, norm_bound
 from stabilitykit.subjects.calls import FOREIGN, Call, recorded
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.module_subject import ModuleSubject
+from stabilitykit.subjects.module_subject import Call as RecordedCall
+from stabilitykit.subjects.module_subject import ModuleSubject, calls_of
 
 STEP = 1e-6
 """Length of the change, relative to |x0|, whose course through the float64 model stands for J v."""
@@ -47,17 +49,23 @@ class Part:
 class Linear:
     """The Jacobians of a subject's modules at their own inputs, each module isolated once.
 
-    UnsupportedError, from any product, for a module that cannot be run alone or has no derivative.
+    What they are given is recorded in one forward for all of `names`. UnsupportedError, from any product, for a module
+    that cannot be run alone or has no derivative.
     """
 
     parent: CausalLMSubject
+    names: Sequence[str] = ()
     _alone: dict[str, ModuleSubject | UnsupportedError] = field(default_factory=dict)
+
+    @cached_property
+    def _calls(self) -> dict[str, list[RecordedCall]]:
+        return calls_of(self.parent, self.names, 1) if self.names else {}
 
     def alone(self, name: str) -> ModuleSubject:
         """Return a module as a subject of its own."""
         if name not in self._alone:
             try:
-                self._alone[name] = ModuleSubject(self.parent, name)
+                self._alone[name] = ModuleSubject(self.parent, name, calls=self._calls.get(name))
             except UnsupportedError as error:
                 self._alone[name] = error
             except FOREIGN as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -28,13 +29,16 @@ class ModuleSubject(Subject):
 
     Everything else the module is given (the other tokens, masks, positions) is what it was given in the parent's own
     forward of x0 on the prefill path. Run alone on that, it must return the same bits, or it is refused: it then
-    depends on more than its arguments. Cost of construction: a forward of the parent for each batch shape.
+    depends on more than its arguments. Cost of construction: a forward of the parent for each batch shape, none at
+    batch 1 if `calls` are given, the module's of `calls_of`.
 
     UsageError for a module that does not exist; UnsupportedError for one that is not run, is run several times, or has
     no vector a row and token on both sides.
     """
 
-    def __init__(self, parent: CausalLMSubject, name: str, *, batch: int = 1) -> None:
+    def __init__(
+        self, parent: CausalLMSubject, name: str, *, batch: int = 1, calls: Sequence[Call] | None = None
+    ) -> None:
         modules = dict(parent.model.named_modules())
         if name not in modules:
             raise UsageError(f"the model has no module {name!r}; see model.named_modules()")
@@ -42,7 +46,7 @@ class ModuleSubject(Subject):
         self.model = parent.model
         self.implementation: str | None = parent.experts
         self._double = False
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, Call] = {} if calls is None else {1: _single(calls)}
         state = self._input(self._call(1), 1)
         super().__init__(state[0, -1], batch=batch, name=f"{parent.name} {name}")
         self.counter = parent.counter
@@ -136,7 +140,7 @@ class ModuleSubject(Subject):
     def _call(self, batch: int) -> Call:
         """Return arguments and result of the module in the parent's forward of `batch` copies of x0."""
         if batch not in self._calls:
-            native = _recorded(self.parent, self.parent.model.get_submodule(self.module_name), batch)
+            native = _single(calls_of(self.parent, [self.module_name], batch)[self.module_name])
             self._calls[batch] = tree_map_only(Tensor, _doubled, native) if self._double else native
         return self._calls[batch]
 
@@ -175,27 +179,29 @@ def _doubled(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def _recorded(parent: CausalLMSubject, module: nn.Module, batch: int) -> Call:
-    """Return a copy of the arguments and of the result of the module's one call on the prefill path."""
-    calls: list[Call] = []
+def calls_of(parent: CausalLMSubject, names: Iterable[str], batch: int) -> dict[str, list[Call]]:
+    """Return copies of the arguments and results of all calls of modules in one forward of x0 on the prefill path."""
+    found: dict[str, list[Call]] = {name: [] for name in names}
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, calls in found.items():
+            _record(parent.model.get_submodule(name), calls, hooks)
+        parent.on_prefill().run_through(parent.copies(batch), head=True)
+    parent.counter.forwards += batch
+    return found
 
+
+def _record(module: nn.Module, calls: list[Call], hooks: ExitStack) -> None:
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((*tree_map_only(Tensor, Tensor.clone, (args, kwargs)), None))
 
     def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         calls[-1] = (calls[-1][0], calls[-1][1], tree_map_only(Tensor, Tensor.clone, output))
 
-    handles: list[Callable[[], None]] = [
-        module.register_forward_pre_hook(before, with_kwargs=True).remove,
-        module.register_forward_hook(after, with_kwargs=True).remove,
-    ]
-    try:
-        with torch.no_grad():
-            parent.on_prefill().run_through(parent.copies(batch), head=True)
-    finally:
-        for remove in handles:
-            remove()
-    parent.counter.forwards += batch
+    hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+    hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+
+
+def _single(calls: Sequence[Call]) -> Call:
     if len(calls) != 1:
         raise UnsupportedError(f"a module is run {len(calls)} times in one forward; only a single call can be isolated")
     return calls[0]

@@ -59,12 +59,12 @@ def floor(subject: Subject) -> NoiseFloor:
 
 
 def batches(subject: Subject, run: Callable[[int], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield x0 in the subject's own batch shape, in others, and with one thread where several run.
+    """Yield x0 in its own batch shape, in others as `run` evaluates them, and with one thread where several run.
 
     More threads than the user asked for are not tried: where every core is busy they wait for each other, 60 times as
     long as one alone would take.
     """
-    yield f"batch {subject.batch}", run(subject.batch)
+    yield f"batch {subject.batch}", subject.evaluate(subject.copies(subject.batch))
     for batch in BATCHES:
         if batch != subject.batch:
             yield f"batch {batch}", run(batch)

@@ -162,8 +162,11 @@ class Subject(Measurable):
         return self.x0.repeat(batch, 1)
 
     def finite(self, Y: Tensor) -> Tensor:
-        """Return Y, or raise InvalidError naming the first non-finite output."""
-        if not bool(torch.isfinite(Y).all()):
+        """Return Y, or raise InvalidError naming the first non-finite output.
+
+        A finite sum has finite terms, and is one pass over a batch of logits; one that is not may have overflowed.
+        """
+        if not bool(torch.isfinite(Y.sum())) and not bool(torch.isfinite(Y).all()):
             row, column = (int(i) for i in (~torch.isfinite(Y)).nonzero()[0])
             raise InvalidError(
                 f"{self.name}: output {column} of row {row} is {Y[row, column].item()}; nothing is measured"
