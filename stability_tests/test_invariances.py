@@ -23,4 +23,5 @@ def test_thread_invariance(stability, stability_model):
 
 def test_process_invariance(stability, stability_model):
     """Ask fresh processes that load the same weights."""
-    stability.measure(sk.ProcessInvariance(processes=stability.profile.processes), stability.subject())
+    asked = sk.ProcessInvariance(processes=stability.profile.processes, lengths=stability.profile.lengths)
+    stability.measure(asked, stability.subject())

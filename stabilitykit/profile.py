@@ -79,7 +79,7 @@ PROFILES = {
         "quick",
         runs=59,
         sizes=(2, 8),
-        lengths=(1, 2, 4, 8),
+        lengths=(1, 2, 8),
         directions=12,
         regimes=(2, 4),
         angles=72,

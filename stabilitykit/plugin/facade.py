@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stabilitykit.profile import Profile
     from stabilitykit.results.result import Result
     from stabilitykit.settings import Settings
+    from stabilitykit.subjects.standing import Processes
     from stabilitykit.subjects.subject import Subject
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -40,6 +41,7 @@ class Stability:
         self._models: dict[tuple[str, str], Any] = {}
         self._subjects: dict[tuple[Any, ...], tuple[Any, Subject]] = {}
         self._recordings: dict[Path, Any] = {}
+        self._processes: Processes | None = None
         self.settings: Settings = config.stash[SETTINGS]
         self.profile: Profile = self.settings.profile
         self.prompts: tuple[str, ...] = self.settings.prompts[: self.profile.prompts]
@@ -176,11 +178,17 @@ class Stability:
             )
         return self._models[key]
 
-    def _sharing(self) -> AbstractContextManager[None]:
-        """Let xdist workers share singular vectors, which would otherwise be computed in each of them."""
+    @contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Share what takes long: singular vectors among xdist workers, and processes that are other devices."""
         from stabilitykit.measurements.derived import derived_in
+        from stabilitykit.subjects.standing import Processes, standing
 
-        return derived_in(self._vectors) if self._vectors else nullcontext()
+        if self._processes is None:
+            self._processes = Processes()
+            self._config.add_cleanup(self._processes.close)
+        with derived_in(self._vectors) if self._vectors else nullcontext(), standing(self._processes):
+            yield
 
     def forget(self, loaded: Any) -> None:
         """Let go of a model and of its subjects: the next one may need the memory."""

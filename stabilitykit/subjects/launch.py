@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stabilitykit.errors import InvalidError, TimedOutError, UnsupportedError
-
-GRACE = 10.0
-"""Seconds that a process gets to end, with those that it has started."""
+from stabilitykit.subjects.standing import end, those_standing
 
 REQUEST, ANSWER = "request.json", "answer.json"
 # What each rank's traceback ends with; the launcher of several says more after it.
@@ -31,8 +29,11 @@ def ask(
     timeout: float,
     *,
     ranks: int = 1,
+    fresh: bool = True,
 ) -> dict[str, Any]:
     """Run `python -m module place` under additional variables and return its answer; of several ranks one answers.
+
+    Where it need not be `fresh`, a process that has answered before may answer, see `standing`.
 
     The module reads its request and writes its answer with `answered`, and may leave files in the folder. The package
     that runs here is the one that runs there. UnsupportedError if the process dies by a signal or fails, with its last
@@ -42,12 +43,13 @@ def ask(
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     told = f" under {shown(environ)}" if environ else ""
+    variables = {**os.environ, "PYTHONPATH": path, **environ}
+    standing = None if fresh or ranks > 1 else those_standing()
     try:
-        done = _run(
-            [sys.executable, *_launcher(ranks), "-m", module, str(place)],
-            {**os.environ, "PYTHONPATH": path, **environ},
-            timeout,
-        )
+        if standing is not None:
+            done = standing.run(module, place, variables, timeout)
+        else:
+            done = _run([sys.executable, *_launcher(ranks), "-m", module, str(place)], variables, timeout)
     except subprocess.TimeoutExpired:
         raise TimedOutError(f"a fresh process did not answer within {timeout:g} s{told}; give it more time") from None
     if done.returncode < 0:
@@ -68,17 +70,9 @@ def _run(command: list[str], environ: Mapping[str, str], timeout: float) -> subp
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:
-            _end(process)
+            end(process)
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
 
 
 def _launcher(ranks: int) -> list[str]:

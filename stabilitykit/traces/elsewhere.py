@@ -59,7 +59,7 @@ def setting_named(name: str) -> Setting:
 def record_elsewhere(
     loaded: LoadedModel, setting: Setting, ask: Ask, forced: Recording | None = None, timeout: float = 1800.0
 ) -> Recording:
-    """Record in a fresh process under a setting's variables, on its device; with `forced`, on that recording's tokens.
+    """Record in another process under a setting's variables, on its device; with `forced`, on that recording's tokens.
 
     Threads are the ambient number here, unless the setting says otherwise; of several ranks each has as many. Of ranks
     only those stages are recorded that all of them have alike. UnsupportedError for a model that cannot be shared out,
@@ -81,7 +81,7 @@ def record_elsewhere(
             _refuse_unshared(loaded, setting, ask)
             module, request["whole"], request["ranks"] = "sharded", _whole(loaded, request, place), setting.ranks
         answer = launch.ask(
-            f"stabilitykit.traces.{module}", place, request, setting.environ, timeout, ranks=setting.ranks
+            f"stabilitykit.traces.{module}", place, request, setting.environ, timeout, ranks=setting.ranks, fresh=False
         )
         check_weights(loaded, answer["digest"])
         loaded.counter.forwards += answer["forwards"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stabilitykit as sk
-from stabilitykit.subjects import launch
+from stabilitykit.subjects import launch, standing
 from stabilitykit.traces import sharded
 from stabilitykit.traces.elsewhere import Ask, record_elsewhere, setting_named
 from stabilitykit.traces.sharded import equal_stages
@@ -91,7 +91,7 @@ def test_a_launcher_that_is_given_up_can_take_its_processes_along(tmp_path, monk
         "signal.signal(signal.SIGTERM, end)\nsys.stderr.write('x')\n"
         "while True:\n    time.sleep(0.05)\n"
     )
-    monkeypatch.setattr(launch, "GRACE", grace)
+    monkeypatch.setattr(standing, "GRACE", grace)
     begun = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         launch._run([sys.executable, "-c", source], os.environ, 2.0)
