@@ -19,13 +19,16 @@ Draw = Callable[[Shape, Generator], Floats]
 """A draw of one's own: the shape and a numpy generator in, float64 numbers out, which are rounded to the dtype."""
 
 _TERMS, _WORD = 12, 32
+_CHUNK = 4096  # numbers at once: their words stay in the processor's cache
 
 
 def normal(shape: Shape, random: Generator) -> Floats:
     """Nearly normal, variance 1: the centred sum of 12 uniform 32-bit integers (Irwin-Hall; ends at 6 deviations)."""
-    words = random.integers(0, 1 << _WORD, size=(*shape, _TERMS), dtype=np.uint32)
-    sums = words.astype(np.float64) @ np.ones(_TERMS)  # exact in any order: below 2^36
-    return np.asarray((sums - (_TERMS << _WORD - 1)) / float(1 << _WORD))
+    sums = np.empty(math.prod(shape))
+    for part in np.array_split(sums, range(_CHUNK, len(sums), _CHUNK)):
+        words = random.integers(0, 1 << _WORD, size=(len(part), _TERMS), dtype=np.uint32)
+        part[:] = words.astype(np.float64) @ np.ones(_TERMS)  # exact in any order: below 2^36
+    return np.asarray((sums - (_TERMS << _WORD - 1)) / float(1 << _WORD)).reshape(shape)
 
 
 def outliers(shape: Shape, random: Generator) -> Floats:

@@ -19,6 +19,9 @@ from typing import IO
 GRACE = 10.0
 """Seconds that a process gets to end, with those that it has started."""
 
+_SAY_NOTHING = ("PYTEST_CURRENT_TEST",)
+"""Variables that are other ones in every test and change nothing."""
+
 _ANSWERED = "stabilitykit: answered\n"
 
 
@@ -35,7 +38,8 @@ class Processes:
 
         TimeoutExpired after so many seconds. A process that died or was given up is not asked again.
         """
-        key = json.dumps([os.getcwd(), sorted(environ.items())])
+        told = {name: value for name, value in environ.items() if name not in _SAY_NOTHING}
+        key = json.dumps([os.getcwd(), sorted(told.items())])
         one = self._running.pop(key, None)
         if one is not None and one.process.poll() is not None:
             one.close()
