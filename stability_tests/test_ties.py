@@ -36,7 +36,7 @@ def test_searched_flips(stability, stability_model):
     @strategies.settings_for(stability.profile, stability.settings.seed)
     @given(direction=strategies.directions(len(subject.x0), basis))
     def chatters(direction):
-        asked = sk.FlipScan(direction.on(basis), points=8, cells=4, oracle=False)
+        asked = sk.FlipScan(direction.on(basis), points=4, cells=4, oracle=False)
         result = stability.measure(asked, subject, name="searched_flip")
         low, high = sk.flip_pair(subject).outputs()
         assert low.argmax() != high.argmax()
