@@ -1,0 +1,76 @@
+"""The cost model of large models against a measured series: random Llama blocks in the shape of the 8B one, growing.
+
+    python -m pytest benchmarks/test_large.py -q -s
+
+Predicted is arithmetic on counts: 2 P operations a whole forward of a row, 2 p an entry of block 0 (p: the weights of its
+attention), at the rate that this machine reaches in the model's own matrix products at the same batch; and a ray's own
+work, taken from the smallest model and grown with the width. Nothing of the larger models is fitted.
+"""
+
+import numpy as np
+import pytest
+import torch
+from paired import timed
+from test_throughput import products
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import stabilitykit as sk
+
+WIDTHS, LAYERS, BATCH, ANGLES, N = (512, 1024, 2048), 4, 64, 128, 21
+WITHIN = 2.0
+"""The factor that a prediction may be wrong by."""
+
+own: dict[str, float] = {}
+
+
+def subject_of(width):
+    """Return a model of the 8B shape in small: MLP 3.5 times as wide, a key-value head for four heads."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1024,
+        hidden_size=width,
+        intermediate_size=7 * width // 2,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 256,
+        max_position_embeddings=256,
+    )
+    model = LlamaForCausalLM(config).eval()
+    ids = np.random.Generator(np.random.PCG64(0)).integers(1, 1000, size=8).tolist()
+    return sk.CausalLMSubject(sk.adopt(model), ids, path="decode", batch=BATCH)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_cost_model(width, one_thread, capsys):
+    """A fan, a map and the top of the spectrum: seconds of the processor, beside what the counts predict."""
+    subject = subject_of(width)
+    multiply, operations, weights = products(subject)
+    rate = operations / min(timed(multiply)[0] for _ in range(3))
+    block, entry = operations / 2 / BATCH, attention_of(subject)
+    subject.noise_floor()
+    fan, found = timed(lambda: sk.measure(sk.StabilityFan(angles=ANGLES), subject, progress=False))
+    counted = 2 * (found.execution.forwards * block + found.execution.screened * entry) / rate
+    ray = own.setdefault("ray", max(fan - counted, 0.0) / ANGLES / width) * width
+    asked = sk.Landscape(n=N, again=0)
+    asked.ground(subject)
+    grid, drawn = timed(lambda: sk.measure(asked, subject, progress=False))
+    mapped = 2 * drawn.execution.forwards * (block + subject.anatomy.head.weight.numel()) / rate
+    top, spectrum = timed(lambda: sk.singular_vectors(subject_of(width), 5))
+    with capsys.disabled():
+        print(
+            f"\nwidth {width}, {block / 1e6:.0f}M weights in {LAYERS} blocks ({weights / 2**20:.0f} MiB), "
+            f"{rate / 1e9:.0f} GFLOP/s\n"
+            f"fan of {ANGLES}: {found.execution.forwards} forwards + {found.execution.screened} entries, "
+            f"{fan:.2f} s, predicted {counted + ANGLES * ray:.2f} s ({counted:.2f} s of products)\n"
+            f"map of {N} x {N}: {drawn.execution.forwards} forwards, {grid:.2f} s, predicted {mapped:.2f} s\n"
+            f"top {len(spectrum)} directions, proofs included: {top:.2f} s, as long as {top * rate / 2 / block:.0f} rows"
+        )
+    if width > WIDTHS[0]:
+        assert 1 / WITHIN < fan / (counted + ANGLES * ray) < WITHIN
+        assert 1 / WITHIN < grid / mapped < WITHIN
+
+
+def attention_of(subject):
+    """Return the weights that the entry of block 0 multiplies with: its attention's."""
+    attention = subject.anatomy.blocks[0].self_attn
+    return sum(one.weight.numel() for one in attention.modules() if isinstance(one, torch.nn.Linear))
