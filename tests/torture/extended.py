@@ -41,7 +41,9 @@ class Extended:
         return np.array(columns).T.astype(np.float64)
 
     def last(self, h: Any) -> Any:
-        """Return the last state (M,) of embeddings (T, H)."""
+        """Return the last state (M,) of embeddings (T, H), to which GPT-2 adds its positions'."""
+        if self.gpt:
+            h = h + self["transformer.wpe.weight"][: len(h)]
         for layer in range(self.config.num_hidden_layers):
             h = self._gpt_block(h, f"transformer.h.{layer}.") if self.gpt else self._block(h, f"model.layers.{layer}.")
         if self.gpt:
