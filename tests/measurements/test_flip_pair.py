@@ -171,6 +171,15 @@ def test_the_step_is_told_in_decimal_and_in_the_bits_of_its_dtype(dtype, bits, c
     assert capsys.readouterr().out == f"coordinate 1: 1.0 ({bits[0]}) and {float(high[1])!r} ({bits[1]})\n"
 
 
+def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tiny):
+    loaded, folder = tiny
+    weights = flip_reproducer.weight_digest(loaded.model)
+    found = {"dtype": "float32", "attention": loaded.model.config._attn_implementation, "weights": weights}
+    assert flip_reproducer.weight_digest(flip_reproducer.load(str(folder), found)) == weights
+    with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
+        flip_reproducer.load(str(folder), {**found, "weights": "0" * 64})
+
+
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("dtype", "prompt"),
