@@ -136,18 +136,6 @@ def test_what_is_written_is_enough(tiny, tmp_path):
     assert found["model_digest"] == loaded.digest
 
 
-def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
-    """A model that lives in memory needs to be told where it can be loaded from; a function cannot be written."""
-    loaded, _ = tiny
-    pair = sk.flip_pair(sk.CausalLMSubject(loaded, PROMPT))
-    with pytest.raises(sk.UnsupportedError, match="save_pretrained"):
-        pair.save(tmp_path)
-    function = sk.flip_pair(sk.FunctionSubject(lambda X: torch.stack([X[:, 0], X[:, 1]], 1), torch.tensor([1.0, 0.5])))
-    with pytest.raises(sk.UnsupportedError, match="no causal model"):
-        function.save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_where_one_token_leads_everywhere_it_is_named():
     """Tokens 0 and 1 tie, far below token 2: nothing else is ever the next token."""
     below = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1], 1), torch.tensor([2.0]))
@@ -178,6 +166,18 @@ def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tiny):
     assert flip_reproducer.weight_digest(flip_reproducer.load(str(folder), found)) == weights
     with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
         flip_reproducer.load(str(folder), {**found, "weights": "0" * 64})
+
+
+def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
+    """A model that lives in memory needs to be told where it can be loaded from; a function cannot be written."""
+    loaded, _ = tiny
+    pair = sk.flip_pair(sk.CausalLMSubject(loaded, PROMPT))
+    with pytest.raises(sk.UnsupportedError, match="save_pretrained"):
+        pair.save(tmp_path)
+    function = sk.flip_pair(sk.FunctionSubject(lambda X: torch.stack([X[:, 0], X[:, 1]], 1), torch.tensor([1.0, 0.5])))
+    with pytest.raises(sk.UnsupportedError, match="no causal model"):
+        function.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.model
