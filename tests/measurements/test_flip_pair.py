@@ -10,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import stabilitykit as sk
-from stabilitykit.measurements import flip_reproducer
 from stabilitykit.numerics.bits import bits_equal, ulp_distance
 
 PROMPT = "Once upon a time"
@@ -142,30 +141,6 @@ def test_where_one_token_leads_everywhere_it_is_named():
     above = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1, X * 0 + 1e9], 1), torch.tensor([2.0]), name="above")
     with pytest.raises(sk.UnsupportedError, match=r"above: no other token than 2 comes within .* of the tie"):
         sk.flip_pair(above, tie=sk.tie_point(below))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "bits"),
-    [
-        (torch.bfloat16, ("0x3f80", "0x3f81")),
-        (torch.float32, ("0x3f800000", "0x3f800001")),
-        (torch.float64, ("0x3ff0000000000000", "0x3ff0000000000001")),
-    ],
-)
-def test_the_step_is_told_in_decimal_and_in_the_bits_of_its_dtype(dtype, bits, capsys):
-    low = torch.tensor([0.5, 1.0], dtype=dtype)
-    high = torch.tensor([0.5, 1.0 + torch.finfo(dtype).eps], dtype=dtype)
-    flip_reproducer.tell_step(low, high)
-    assert capsys.readouterr().out == f"coordinate 1: 1.0 ({bits[0]}) and {float(high[1])!r} ({bits[1]})\n"
-
-
-def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tiny):
-    loaded, folder = tiny
-    weights = flip_reproducer.weight_digest(loaded.model)
-    found = {"dtype": "float32", "attention": loaded.model.config._attn_implementation, "weights": weights}
-    assert flip_reproducer.weight_digest(flip_reproducer.load(str(folder), found)) == weights
-    with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
-        flip_reproducer.load(str(folder), {**found, "weights": "0" * 64})
 
 
 def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
