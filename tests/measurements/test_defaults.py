@@ -7,8 +7,10 @@ import pkgutil
 from pathlib import Path
 
 from stabilitykit import measurements
+from stabilitykit.measurements.base import Measurement
 
 TABLE = Path(__file__).parent / "defaults.json"
+PLACES = list(pkgutil.iter_modules(measurements.__path__))
 
 
 def numbers(value):
@@ -18,7 +20,7 @@ def numbers(value):
 def found():
     """Every default that is a number, a flag or a tuple of them, by what it is given to."""
     defaults = {}
-    for info in pkgutil.iter_modules(measurements.__path__):
+    for info in PLACES:
         module = importlib.import_module(f"stabilitykit.measurements.{info.name}")
         for name, one in vars(module).items():
             if getattr(one, "__module__", "") == module.__name__ and callable(one) and not name.startswith("_"):
@@ -32,3 +34,12 @@ def test_a_default_stays():
     table = {name: json.dumps(own) for name, own in json.loads(TABLE.read_text(encoding="utf-8")).items()}
     now = found()
     assert {name: now.get(name) for name in table} == table
+
+
+def test_what_fails_a_run_by_itself_stays():
+    """Such a check fails a test where bits differ, with no limit given."""
+    modules = [importlib.import_module(f"{measurements.__name__}.{info.name}") for info in PLACES]
+    kinds = {one for module in modules for one in vars(module).values() if inspect.isclass(one)}
+    gates = {kind.__name__ for kind in kinds if issubclass(kind, Measurement) and kind.gate}
+    bits = {"Fate", "Landscape", "OperatorProbe", "Rotation", "RunToRun", "Staircase", "WeightExport", "Zoom"}
+    assert gates == bits

@@ -1,13 +1,16 @@
 """Singular defects of models with layer norms and two-matrix layers, in sequence and side by side."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from oracles.defective import BLOCKS, DECAYS, EXPLODES, STEP, TRIGGERS, WRITTEN
 from oracles.defective_plain import PARALLEL, PLAIN, defective_plain
 
 import stabilitykit as sk
+from stabilitykit.measurements.projected_out import projected_values
 from stabilitykit.numerics.acute import acute_angle
 from stabilitykit.subjects.residual_block import ResidualBlocks
 from stabilitykit.subjects.tiny import tiny
@@ -74,6 +77,21 @@ def test_the_down_projections_to_keep_are_the_planted_ones(planted):
     rows = part(planted[2], "down projection")
     assert {row["block"] for row in rows if row["keep"]} == {EXPLODES, DECAYS}
     assert rows[EXPLODES]["error"] > max(row["error"] for row in rows if not row["keep"])
+
+
+def test_the_errors_of_kept_and_of_other_projections_are_medians_of_theirs(planted):
+    rows = part(planted[2], "down projection")
+    kept, other = ([row["error"] for row in rows if bool(row["keep"]) == keep] for keep in (True, False))
+    assert planted[2].readings["kept_error"].value == np.median(kept) > np.median(other)
+    assert planted[2].readings["other_error"].value == np.median(other)
+
+
+def test_three_forwards_a_text_are_counted_as_three_calls(planted):
+    model = planted[1]
+    blocks = ResidualBlocks(model)
+    block, before = blocks.block(EXPLODES), replace(model.counter)
+    projected_values(blocks, block, torch.eye(64, dtype=torch.float64)[:2], [[1, 2], [3, 4, 5]])
+    assert (model.counter.forwards - before.forwards, model.counter.calls - before.calls) == (6, 6)
 
 
 @pytest.mark.parametrize("family", PLAIN)

@@ -12,7 +12,7 @@ from stabilitykit import strategies
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements import triplet_store
 from stabilitykit.measurements.derived import derived_in
-from stabilitykit.measurements.directions import resolve, singular, singular_vectors
+from stabilitykit.measurements.directions import products_for, resolve, singular, singular_vectors
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -251,3 +251,13 @@ def test_recipes_expand_and_are_labelled_by_what_they_are():
     rows, labels = resolve(recipes, linear(1.0, 2.0, 3.0, 4.0))
     assert bits_equal(rows, torch.stack([recipe.expand() for recipe in recipes]))
     assert labels == [repr(recipe) for recipe in recipes]
+
+
+def test_the_first_vectors_are_stated_as_products_and_far_ones_as_the_dense_jacobian():
+    """Of 64 numbers 5 vectors take fewer products than the 64 of the whole; 0 names none."""
+    subject = FunctionSubject(lambda X: X, torch.ones(64))
+    few = products_for([5], subject)
+    assert 0 < few == products_for([1, 0, 3], subject)
+    assert products_for([40], subject) == products_for([40, 64], subject) == 64
+    assert products_for([3, 40], subject) == 64 + few
+    assert products_for([0, 0], subject) == products_for([], subject) == 0

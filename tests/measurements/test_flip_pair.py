@@ -135,6 +135,14 @@ def test_what_is_written_is_enough(tiny, tmp_path):
     assert found["model_digest"] == loaded.digest
 
 
+def test_where_one_token_leads_everywhere_it_is_named():
+    """Tokens 0 and 1 tie, far below token 2: nothing else is ever the next token."""
+    below = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1], 1), torch.tensor([2.0]))
+    above = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1, X * 0 + 1e9], 1), torch.tensor([2.0]), name="above")
+    with pytest.raises(sk.UnsupportedError, match=r"above: no other token than 2 comes within .* of the tie"):
+        sk.flip_pair(above, tie=sk.tie_point(below))
+
+
 def test_a_model_without_a_place_is_not_written(tiny, tmp_path):
     """A model that lives in memory needs to be told where it can be loaded from; a function cannot be written."""
     loaded, _ = tiny

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements.head_trends import ORDERS, order_rows
 
 HEADS, KEYS, WIDTH, HIDDEN = 4, 2, 16, 64
 
@@ -208,6 +209,22 @@ def test_a_folder_gives_the_same_rows(loaded, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     from_files = sk.measure(sk.HeadSpectra(null_draws=8, shuffles=199), sk.Checkpoint(tmp_path), progress=False)
     assert from_files.rows == asked(loaded).rows
+
+
+def test_an_order_is_counted_over_the_layers_that_have_all_four_matrices():
+    """Q is above in both, K in one; a third layer without O is none of them."""
+    means = {(0, "q"): 9, (0, "k"): 8, (0, "v"): 2, (0, "o"): 3, (1, "q"): 9, (1, "k"): 2, (1, "v"): 4, (1, "o"): 1}
+    means |= {(2, "q"): 9, (2, "k"): 9, (2, "v"): 1}
+    layers = [
+        {"layer": layer, "matrix": matrix, **dict.fromkeys(ORDERS, float(value))}
+        for (layer, matrix), value in means.items()
+    ]
+    found = {(row["statistic"], row["matrix"]): (row["layers"], row["of"], row["sense"]) for row in order_rows(layers)}
+    assert found["s1", "q"] == (2, 2, "above")
+    assert found["s1", "k"] == (1, 2, "above")
+    assert found["least10", "q"] == (0, 2, "below")
+    assert found["least10", "k"] == (0, 2, "below")
+    assert order_rows(layers[8:]) == []
 
 
 @pytest.mark.model

@@ -210,3 +210,11 @@ def test_bfloat16_returns_to_identical_bits():
                     assert bits_equal(subject.evaluate(X)[slot], subject.baseline[slot]) == same
     finally:
         torch.set_num_threads(ambient)
+
+
+def test_a_ray_without_a_change_names_no_coordinate():
+    """Up to its end, and up to so many inputs."""
+    subject = FunctionSubject(lambda X: X[:, 1:], X0)
+    for how in ({"s_max": 1e-5}, {"max_cells": 3}):
+        (row,) = measure(FirstChange(direction=E0, **how), subject).rows
+        assert (row["censored"], row["coordinate"], row["s_first_changed"]) == (True, -1, math.inf)

@@ -253,3 +253,8 @@ def test_uneven_odds_are_finite_or_infinite():
 def test_what_cannot_be_meant_is_refused(how):
     with pytest.raises(sk.UsageError):
         sk.PredictionSpread(**how)
+
+
+def test_each_prompt_is_one_call_of_one_row(toys):
+    result = asked(toy(toys, informative(3)), ((3, 1, 2), (4, 5)))
+    assert (result.execution.forwards, result.execution.calls) == (2, 2)

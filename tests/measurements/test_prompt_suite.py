@@ -287,3 +287,9 @@ def test_one_kind_has_no_difference_and_no_role_no_effect():
     result = sk.measure(sk.PromptSuite(ASKED[:1], (), 2), sk.load("tiny"), progress=False)
     assert not [name for name in result.readings if name.startswith(("difference", "role"))]
     assert math.isnan(result.readings["margin_factual"].low)
+
+
+def test_the_sentence_tells_the_median_margin_of_each_kind():
+    result = sk.measure(sk.PromptSuite(ASKED, (), 3), sk.load("tiny"), progress=False)
+    told = [f"{value(result, f'margin_{kind}'):.3g} logit ({kind})" for kind in ("factual", "unfactual")]
+    assert f", answers have a margin of {', '.join(told)};" in result.sentence

@@ -1,6 +1,7 @@
 """Radius against sigma: planted relations of either sign, none, arbitrary vectors, and a control of random ones."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from scipy import stats
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.boundary import FirstChange
 from stabilitykit.measurements.measure import measure
-from stabilitykit.measurements.stability_spectrum import StabilitySpectrum, null_below
+from stabilitykit.measurements.smooth import smooth_changes
+from stabilitykit.measurements.stability_spectrum import StabilitySpectrum, _sentence, null_below
+from stabilitykit.results.metric import Reading
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
@@ -236,3 +239,28 @@ def test_a_vector_beyond_the_last_is_refused_by_its_number():
         of(NEAR, indices=[2, 17])
     with pytest.raises(UsageError, match="control=-1 is no count"):
         StabilitySpectrum(control=-1)
+
+
+def test_both_signs_are_two_rays_a_vector_in_the_stated_cost():
+    """Four vectors both ways are eight rays: two rounds of a batch of 4, two forwards each, beside what is always."""
+    subject = Zones(NEAR)
+    both, one = (StabilitySpectrum(indices=4, control=0, both_signs=signs).cost(subject) for signs in (True, False))
+    assert both.forwards - one.forwards == 2 * 4
+    assert both.screened == 2 * one.screened
+
+
+def test_an_interval_that_ends_at_zero_says_neither():
+    values = {
+        name: Reading(metric, -0.3, low, high)
+        for metric in StabilitySpectrum.metrics
+        if (name := metric.name) in ("partial_sigma", "spearman_lattice")
+        for low, high in [(-0.6, 0.0)]
+    }
+    assert "is neither nearer nor farther along" in _sentence(values, 16)
+    partial = values["partial_sigma"]
+    assert "is nearer along" in _sentence({**values, "partial_sigma": replace(partial, high=-1e-9)}, 16)
+
+
+def test_a_direction_without_length_changes_nothing():
+    subject = FunctionSubject(lambda X: 3 * X, torch.ones(2))
+    assert smooth_changes(subject, torch.tensor([[0.0, 0.0], [0.0, 2.0]])) == [0.0, pytest.approx(6)]

@@ -210,3 +210,9 @@ def test_the_stated_cost_bounds_the_work(toys):
     asked = sk.SubmoduleProfile(direction="v1")
     stated = asked.cost(subject).forwards
     assert stated / 2 < sk.measure(asked, subject).execution.forwards <= stated
+
+
+def test_the_first_block_is_number_0_and_none_comes_before_it():
+    assert sk.SubmoduleProfile(block=0).block == 0
+    with pytest.raises(sk.UsageError, match="block=-1 is neither a block's number, from 0, nor 'all'"):
+        sk.SubmoduleProfile(block=-1)

@@ -1,0 +1,24 @@
+"""How the work of following changes is shown while it is done."""
+
+import torch
+
+import stabilitykit as sk
+from stabilitykit.measurements import fate
+from stabilitykit.measurements.progress import bar
+
+
+def test_the_bar_is_full_when_every_cell_was_followed(toys, monkeypatch):
+    """Nine cells along each of two rays, four in a batch."""
+    shown = []
+
+    def kept(total, label, unit):
+        shown.append(bar(total, label, unit))
+        monkeypatch.setattr(shown[-1], "update", lambda n=1: moves.append(n))
+        return shown[-1]
+
+    moves = []
+    monkeypatch.setattr(fate, "bar", kept)
+    subject = toys.subject([toys.Times(2.0)], batch=4)
+    sk.measure(sk.Fate(directions=torch.eye(8, dtype=torch.float64)[1:3], cells=9), subject)
+    assert [one.total for one in shown] == [18]
+    assert (sum(moves), max(moves)) == (18, 4)

@@ -1,0 +1,32 @@
+"""Parts of the script that reproduces a flip, in this process: what it tells, and which weights it takes."""
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit.measurements import flip_reproducer
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        (torch.bfloat16, ("0x3f80", "0x3f81")),
+        (torch.float32, ("0x3f800000", "0x3f800001")),
+        (torch.float64, ("0x3ff0000000000000", "0x3ff0000000000001")),
+    ],
+)
+def test_the_step_is_told_in_decimal_and_in_the_bits_of_its_dtype(dtype, bits, capsys):
+    low = torch.tensor([0.5, 1.0], dtype=dtype)
+    high = torch.tensor([0.5, 1.0 + torch.finfo(dtype).eps], dtype=dtype)
+    flip_reproducer.tell_step(low, high)
+    assert capsys.readouterr().out == f"coordinate 1: 1.0 ({bits[0]}) and {float(high[1])!r} ({bits[1]})\n"
+
+
+def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tmp_path):
+    loaded = sk.load("tiny")
+    loaded.model.save_pretrained(tmp_path)
+    weights = flip_reproducer.weight_digest(loaded.model)
+    found = {"dtype": "float32", "attention": loaded.model.config._attn_implementation, "weights": weights}
+    assert flip_reproducer.weight_digest(flip_reproducer.load(str(tmp_path), found)) == weights
+    with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
+        flip_reproducer.load(str(tmp_path), {**found, "weights": "0" * 64})

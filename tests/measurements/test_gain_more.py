@@ -1,0 +1,36 @@
+"""What a gain's grid of steps is stated to cost, and what its sentence ends with."""
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit.measurements.gain import MOVES
+from stabilitykit.subjects.noise import BATCHES
+
+BATCH = 4
+
+
+def linear():
+    J = torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64))
+    return sk.FunctionSubject(lambda X: X @ J, torch.linspace(0.5, 1.5, 4, dtype=torch.float64), batch=BATCH)
+
+
+def stated(directions, **how):
+    asked = {"directions": directions, "epsilons": (1e-2,), "signs": "+", "oracle": False}
+    return sk.DirectionalGain(**(asked | how)).cost(linear())
+
+
+@pytest.mark.parametrize(
+    ("directions", "count"), [(torch.eye(4)[0], 1), (torch.eye(4)[:1], 1), (torch.eye(4), 4), ("v1", 1), (["v1"], 1)]
+)
+def test_the_stated_rows_are_those_of_each_direction_that_is_given(directions, count):
+    """Full batches of x0, its moves and a step a direction, the baseline, and the noise floor."""
+    cells = -(-(count + MOVES + 1) // BATCH) * BATCH + BATCH
+    floor = 3 * BATCH + sum(BATCHES) + 1
+    assert stated(directions).forwards == cells + floor
+    assert stated(directions, oracle=True).forwards == 2 * cells + 2 * BATCH + floor
+
+
+def test_the_sentence_ends_with_the_counts_where_nothing_was_averaged():
+    result = sk.measure(sk.DirectionalGain("v1", (1e-2,), unit="abs", at=1e-2), linear(), progress=False)
+    assert result.sentence.endswith(" Of 2 steps tried: 2 linear.")

@@ -1,0 +1,34 @@
+"""Which run of a kernel is called the worst, and in which layouts each number of axes is tried."""
+
+import math
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit.measurements.trials import layouts
+from stabilitykit.subjects.kernel import Kernel
+
+
+def test_a_run_that_is_not_finite_is_worse_than_any_error():
+    """Every run is wrong by a factor of 2; of a row alone the last element is infinite as well."""
+
+    def broken(x):
+        y = 2 * x
+        if len(x) == 1:
+            y[0, -1] = math.inf
+        return y
+
+    kernel = Kernel(broken, "bh->bh", name="toy", exact=lambda x: x.double())
+    result = sk.measure(sk.KernelAccuracy(shapes=((3, 5),), draws=("normal",), tries=1), kernel, progress=False)
+    assert result.worst.where.startswith("y[0, 4] ")
+    assert result.worst.where.endswith("run row 0 alone)")
+    assert result.worst.right.startswith("inf ")
+
+
+@pytest.mark.parametrize(
+    ("signature", "names"),
+    [("h->h", ["stepped", "shifted"]), ("bh->bh", ["transposed", "padded", "stepped", "shifted"])],
+)
+def test_a_vector_has_no_rows_to_lay_out(signature, names):
+    assert layouts(Kernel(torch.clone, signature)) == names

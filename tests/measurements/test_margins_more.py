@@ -1,0 +1,48 @@
+"""Rows and advice from decisions that are made up."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import stabilitykit as sk
+from stabilitykit.measurements.advice import advise
+from stabilitykit.measurements.decisions import Decisions
+from stabilitykit.measurements.margin_rows import token_rows
+from stabilitykit.numerics.forecast import Forecast
+from stabilitykit.subjects.generation import Way
+
+
+def test_a_token_has_the_logit_and_margin_of_the_reference():
+    """The other way takes the rival."""
+    one = Decisions(
+        ids=(1,),
+        ways=(Way("prefill"),),
+        rivals=np.array([[4, 7]]),
+        logits=np.array([[[3.0, 1.0]], [[1.5, 2.5]]]),
+        argmax=np.array([[4], [7]]),
+        spacing=np.array([0.25]),
+        tied=np.array([1]),
+        bits=("a", "b"),
+    )
+    found = Forecast(*(np.array([value]) for value in (0.5, 0.125, 0.0625, 0.25)))
+    (row,) = token_rows(SimpleNamespace(tokenizer=None), ["p"], [one], [found])
+    assert (row["token_id"], row["rival_id"], row["logit"], row["margin"], row["margin_ulp"]) == (4, 7, 3.0, 2.0, 8.0)
+    assert (row["noise"], row["margin_over_noise"]) == (0.5, 4.0)
+    assert (row["seen"], row["seen_in"]) == (1, "prefill")
+
+
+def test_one_rival_is_enough_and_none_is_not():
+    assert sk.Margins(["a"], rivals=1).rivals == 1
+    with pytest.raises(sk.UsageError, match="rivals=0 is too few; give at least 1"):
+        sk.Margins(["a"], rivals=0)
+
+
+def test_advice_is_given_where_some_prompt_is_at_risk_and_only_there():
+    prompt = {"prompt": "p", "forecast": 0.5, "high": 0.6, "keep": 0, "tokens": 3, "kept_risk": 0.0}
+    ways = [{"way": "decode", "bits_of": "decode", "flips": 0}, {"way": "prefill", "bits_of": "prefill", "flips": 2}]
+    token = {"forecast": 0.5, "wide_token_id": None, "margin": 0.1, "noise": 0.1, "tied": 1}
+    risky = [{**prompt, "at_risk": True}, {**prompt, "at_risk": False}]
+    kinds = [row["kind"] for row in advise(risky, [token], ways, 0.05, 0.5)]
+    assert kinds[:3] == ["robust prompts", "replace", "pin"]
+    assert advise(risky[1:], [token], ways, 0.05, 0.5) == []

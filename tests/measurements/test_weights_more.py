@@ -1,0 +1,36 @@
+"""Parts of the weight statistics by themselves: sentences, spectra and trends of rows that are made up."""
+
+import math
+
+import pytest
+import torch
+
+import stabilitykit as sk
+from stabilitykit.measurements.weight_rows import spectral
+from stabilitykit.measurements.weight_trends import FOLLOWED, depth_rows
+from stabilitykit.measurements.weights import _sentence
+
+
+def test_the_sentence_tells_shares_in_percent_and_what_is_left_out_only_where_something_is():
+    one = {"name": "W", "not_finite": 0, "params": 8, "exact_bfloat16": 0.5, "max_over_rms": math.nan}
+    said = "1 weights with 8 elements: bfloat16 holds 50% of them exactly, float16 makes 0 infinite or 0."
+    assert _sentence([one], [], 0) == said
+    assert _sentence([one], [], 3) == f"{said} 3 tensors of other dtypes are left out."
+
+
+def test_a_statistic_that_is_unknown_in_one_block_has_no_trend():
+    rows = [{"weight": "W", "layer": k, **dict.fromkeys(FOLLOWED, float(k)), "std": math.nan} for k in range(2)]
+    rows[0]["std"] = 1.0
+    found = depth_rows(rows, 9, 0)
+    assert {one["statistic"] for one in found} == set(FOLLOWED) - {"std"}
+
+
+def test_the_least_singular_value_is_the_last_of_them():
+    found = spectral(torch.diag(torch.tensor([4.0, 3.0, 2.0])), "all")
+    assert (found["spectral_norm"], found["least_singular"], found["condition"]) == pytest.approx((4, 2, 2))
+
+
+def test_one_block_may_be_decomposed_and_none_may_not():
+    assert sk.WeightStatistics(spectra_blocks=1).spectra_blocks == 1
+    with pytest.raises(sk.UsageError, match="looks at none"):
+        sk.WeightStatistics(spectra_blocks=0)
