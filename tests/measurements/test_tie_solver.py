@@ -9,7 +9,8 @@ import torch
 import stabilitykit as sk
 from stabilitykit.measurements import tie_store
 from stabilitykit.measurements.derived import derived_in
-from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, tie_point
+from stabilitykit.measurements.tie_point import read
+from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, _neighbours, tie_point
 from stabilitykit.measurements.tie_store import tie_of
 from stabilitykit.numerics.bits import bits_equal, spacing
 
@@ -97,7 +98,7 @@ def test_a_third_token_that_overtakes_is_named():
     high[2] = torch.tensor([0.0, -2.5, 6.0])  # 0.25 at x0, last of the three, and 2 where 0 and 1 tie at 1.1
     subject = linear(high)
     assert subject.baseline[0].argsort(descending=True).tolist() == [0, 1, 2]
-    with pytest.raises(sk.UnsupportedError, match=r"tokens 0 and 1 tie at .*, but there token 2 has a logit of"):
+    with pytest.raises(sk.UnsupportedError, match=r"tokens 0 and 1 tie at .*, but there token 2 has .*; give pair=\(0, 2\) or"):
         tie_point(subject)
 
 
@@ -110,6 +111,20 @@ def test_no_way_to_go():
     with pytest.raises(sk.UnsupportedError, match="do not tie within 2 ULP"):
         tie_point(above)
     assert above.counter.forwards <= BATCHES + 2
+
+
+def test_two_logits_have_no_third():
+    seen = read(torch.ones(1), torch.tensor([2.0, 1.0]), (0, 1), "start")
+    assert seen.other == (-1, -math.inf)
+    assert read(torch.ones(1), torch.tensor([2.0, 1.0, 0.5]), (0, 1), "start").other == (2, 0.5)
+
+
+def test_the_neighbour_that_should_close_the_gap_comes_first():
+    """Above 1 floats are twice as far apart as below: up in the first coordinate closes it, down in the second half."""
+    gap, slopes = 2.0**-23, torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    first, second, *_ = _neighbours(torch.ones(2), gap, slopes, 1)
+    assert first.tolist() == [[1 + 2.0**-23, 1.0]]
+    assert second.tolist() == [[1.0, 1 - 2.0**-24]]
 
 
 @pytest.mark.parametrize(
