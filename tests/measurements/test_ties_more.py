@@ -1,4 +1,6 @@
-"""The lines of a flip scan and the way outward from a prompt, asked directly with known crossings."""
+"""What a tie and a flip scan are made of, asked directly: logits as they are read, lines, the way from a prompt."""
+
+import math
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch
 import stabilitykit as sk
 from stabilitykit.measurements.flip_lines import Grid
 from stabilitykit.measurements.flip_radius import outward
+from stabilitykit.measurements.tie_point import read
 
 
 def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_input_moved():
@@ -19,6 +22,12 @@ def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_in
     assert found.realised == pytest.approx(found.flip_eps, rel=1e-12)
     assert found.alignment == pytest.approx(1)
     assert found.estimate == 0.3125
+
+
+def test_two_logits_have_no_third():
+    seen = read(torch.ones(1), torch.tensor([2.0, 1.0]), (0, 1), "start")
+    assert seen.other == (-1, -math.inf)
+    assert read(torch.ones(1), torch.tensor([2.0, 1.0, 0.5]), (0, 1), "start").other == (2, 0.5)
 
 
 def test_a_line_is_walked_without_a_gap_where_all_its_floats_can_be_listed():
