@@ -166,7 +166,8 @@ def _readings(rows: Sequence[Mapping[str, Any]], at: float) -> dict[str, float |
     found: dict[str, float | Reading] = {}
     measured = [row for row in rows if row["verdict"] == "measured"]
     limits = [row for row in measured if row["part"] == "threshold"]
-    taken = nearest([row for row in measured if row["part"] == "step"], at)
+    steps = [row for row in measured if row["part"] == "step"]
+    taken = nearest(steps, at) if steps else []
     for name in _SCHEMA:
         kept = limits if name.startswith("eps_") else taken
         placed = [

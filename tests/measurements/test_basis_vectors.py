@@ -100,6 +100,17 @@ def test_many_outliers_are_counted_and_the_furthest_named():
     assert {row["component"] for row in rows(result, "column")} == set(range(3, 15))
 
 
+def test_bounds_below_one_and_a_single_token_can_be_asked_for():
+    def plant(W):
+        W[:, 3] *= 40
+
+    result = asked(with_head(plant), beyond=0.5, deviations=0.5, tokens=1)
+    z = np.array([row["robust_z"] for row in rows(result, "basis")])
+    assert value(result, "outliers") == (np.abs(z) > 0.5).sum()
+    tokens = [row["component"] for row in rows(result, "column")]
+    assert len(tokens) == 2 * len(set(tokens)), "one from either end of a column"
+
+
 @pytest.mark.parametrize("how", [{"beyond": 0.0}, {"deviations": -1.0}, {"tokens": 0}])
 def test_what_cannot_be_meant_is_refused(how):
     with pytest.raises(sk.UsageError):

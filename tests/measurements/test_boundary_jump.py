@@ -186,6 +186,19 @@ def test_one_ray_is_said_to_be_one():
     assert "Across the first change the input moves by" in jump(lambda X: X, torch.eye(4)[:1]).sentence
 
 
+def test_every_ray_costs_a_product():
+    subject = FunctionSubject(lambda X: X * SCALE, X0)
+    few, many = (BoundaryJump(angles=angles).cost(subject) for angles in (5, 8))
+    assert many.backwards - few.backwards == 3
+    one, three = (BoundaryJump(torch.eye(4)[:rays]).cost(subject) for rays in (1, 3))
+    assert three.backwards - one.backwards == 2
+    assert few.backwards - one.backwards == 4
+
+
+def test_a_single_coordinate_has_a_sigma_of_its_own():
+    assert value(jump(lambda X: 3 * X, torch.ones(1, 1), x0=torch.tensor([0.75])), "sigma_1") == pytest.approx(3)
+
+
 # --- models
 
 

@@ -1,10 +1,14 @@
 """The map cell by cell: what is run, how often, in which slot, and that each cell gets its own answer."""
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from stabilitykit.errors import InvalidError
+from stabilitykit.measurements import decision_map
 from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.numerics.bits import raw_bytes
@@ -42,6 +46,19 @@ def test_each_cell_has_the_answer_to_its_own_input(batch):
             z = logits(cells.plane.at(np.array([a]), np.array([b])))[0].double()
             assert found.D[i, j] == float(z[0] - z[1])
     assert (found.repeated, found.unrepeated) == (0, 0)
+
+
+def test_progress_counts_every_input_of_both_runs(monkeypatch):
+    told = []
+
+    @contextlib.contextmanager
+    def bar(total, *_words):
+        told.append(total)
+        yield SimpleNamespace(update=told.append)
+
+    monkeypatch.setattr(decision_map, "bar", bar)
+    evaluated(LogitGap(FunctionSubject(logits, X0, batch=4), (0, 1)), grid(), 8)
+    assert told[0] == sum(told[1:]) > 81
 
 
 def test_equal_inputs_are_run_once():

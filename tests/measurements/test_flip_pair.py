@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import stabilitykit as sk
+from stabilitykit.measurements.flip_reproducer import tell_step
 from stabilitykit.numerics.bits import bits_equal, ulp_distance
 
 PROMPT = "Once upon a time"
@@ -79,6 +80,16 @@ def test_a_fresh_process_sees_the_flip(tiny, tmp_path, path, batch):
     assert f"coordinate {pair.coordinate}: {pair.sides[0]} and {pair.sides[1]}" in said
     for side, token in zip(("low ", "high"), pair.tokens, strict=True):
         assert any(line.startswith(f"{side}: token {token} ") and "the same logits" in line for line in said)
+
+
+def test_every_differing_coordinate_is_told_in_decimal_and_in_bits(capsys):
+    low = torch.tensor([1.0, -1.0, 0.5], dtype=torch.bfloat16)
+    high = torch.tensor([1.0, -1.0078125, 0.50390625], dtype=torch.bfloat16)
+    tell_step(low, high)
+    assert capsys.readouterr().out.splitlines() == [
+        "coordinate 1: -1.0 (0xbf80) and -1.0078125 (0xbf81)",
+        "coordinate 2: 0.5 (0x3f00) and 0.50390625 (0x3f01)",
+    ]
 
 
 def test_a_fresh_process_casts_as_the_kit_does(tmp_path):

@@ -111,6 +111,12 @@ def test_a_model_in_two_dtypes_and_the_truth():
     assert result.readings["sigma_deviation"].value < 0.05
 
 
+def test_the_stated_cost_is_a_baseline_proofs_and_steps_for_each_dtype():
+    """The subject's own, two more and the truth, each three single rows and 6 + 1 + 2 batches of 2 for four lengths."""
+    stated = sk.GainByDtype(epsilons=(0.5, 0.25, 0.125, 0.0625)).cost(planted())
+    assert stated.forwards == 4 * (3 + 9 * 2) + 3 * 2
+
+
 def test_what_cannot_be_cast_has_a_row_that_says_so():
     weight = torch.eye(2)
     subject = sk.FunctionSubject(lambda X: X @ weight, torch.ones(2), batch=2, name="narrow", exact=lambda X: X)

@@ -84,6 +84,7 @@ def test_a_planted_rank_is_found_in_the_product_that_neither_factor_has():
     assert row["entropy_rank"] == pytest.approx(3, rel=1e-3)
     assert result.readings["qk_entropy_rank"].value == row["entropy_rank"]
     assert result.readings["qk_entropy_rank"].place == {"layer": "1", "matrix": "qk", "head": "2"}
+    assert result.sentence.startswith("Head 2 of layer 1 compares least: over 3 dimensions of 16, products of random")
     alone = sk.measure(sk.HeadSpectra(null_draws=1, shuffles=1), sk.Checkpoint.of(loaded), progress=False)
     assert min(r["entropy_rank"] for r in part(alone, "head") if (r["layer"], r["matrix"]) == (1, "q")) > 8
 

@@ -8,8 +8,11 @@ import torch
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.boundary import FirstChange, StabilityFan
+from stabilitykit.measurements.islands import beyond
 from stabilitykit.measurements.measure import measure
+from stabilitykit.measurements.ray import Boundary
 from stabilitykit.numerics.bits import bits_equal
+from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.perturbation import perturb
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -140,6 +143,14 @@ def test_nothing_is_said_about_what_was_not_searched():
     assert "islands" not in result.rows[0]
     assert "islands" not in result.arrays
     assert "come back" not in result.sentence
+
+
+def test_past_no_change_nothing_is_tried():
+    nowhere = Boundary(1.0, math.inf, cells=3, coordinate=-1, output=None, slot=0)
+    search = beyond(Lattice(X0, E0), nowhere, 1.0, 5)
+    with pytest.raises(StopIteration) as ended:
+        next(search)
+    assert (ended.value.value.islands, ended.value.value.cells) == ((), 0)
 
 
 def test_a_range_that_ends_at_the_change_has_nothing_beyond():

@@ -237,6 +237,13 @@ def test_without_an_oracle_its_columns_are_nan(toys, monkeypatch):
     assert value(refused, "gain_ratio") != value(refused, "gain_ratio")
 
 
+def test_the_oracle_costs_its_sides_and_three_batches(toys):
+    """Two signs of one step fill a batch of 4, its reference another; the self-test takes three."""
+    subject = toys.subject([toys.Times(2.0)])
+    with_it, without = (sk.LayerProfile(AXIS, epsilons=(0.1,), oracle=oracle).cost(subject) for oracle in (True, False))
+    assert with_it.forwards - without.forwards == 4 * (2 + 3)
+
+
 def test_steps_below_the_oracles_proof_are_not_divided_by(toys):
     """An exact zero of the embedding moves by 1e-20: true float64 has no digit of that in its states."""
     model = toys.model([toys.Matrix(DENSE)])

@@ -246,7 +246,7 @@ def test_uneven_odds_are_finite_or_infinite():
     "how",
     [
         *({"prompts": prompts} for prompts in ("To be", (), ("",))),
-        *({"shares": shares} for shares in ((), (0.0,), (1.1,))),
+        *({"shares": shares} for shares in ((), (0.0,), (1.1,), (0.5, 1.1))),
         *({name: 0} for name in ("k", "column", "tokens")),
     ],
 )

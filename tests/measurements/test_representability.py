@@ -166,6 +166,13 @@ def test_the_step_may_be_sigma_times_as_long_as_the_study_had_it():
         ask(Bare(lambda X: X, torch.ones(2)), direction=torch.ones(2), scale="eps*sigma")
 
 
+def test_one_direction_without_a_derivative_is_enough_to_refuse():
+    """The root at 0 is infinitely steep along its own axis, and along another its derivative is no number."""
+    root = sk.FunctionSubject(lambda X: X.sqrt(), torch.tensor([0.0, 1.0]))
+    with pytest.raises(sk.UnsupportedError, match="has no forward derivative"):
+        ask(root, direction=torch.eye(2), scale="eps*sigma")
+
+
 def test_no_row_runs_through_the_model():
     one = sk.CausalLMSubject(sk.load("tiny"), "abc", path="decode", batch=4)
     sk.singular_vectors(one, 2)
@@ -195,6 +202,15 @@ def test_what_a_dtype_cannot_hold_is_said_and_stops_nothing():
     (beyond, near) = rows(far, "step", dtype="float16")
     assert (beyond["verdict"], near["verdict"]) == ("unsupported", "measured")
     assert beyond["reason"] == "the step leaves float16"
+
+
+def test_steps_that_all_leave_the_dtype_are_said_to_and_have_no_readings():
+    one = sk.FunctionSubject(lambda X: X, torch.ones(2))
+    result = ask(one, direction=torch.ones(2), epsilons=(1e39,), unit="abs")
+    (row,) = rows(result, "step", dtype="float32")
+    assert (row["verdict"], row["reason"]) == ("unsupported", "the step leaves float32")
+    assert "alignment" not in result.readings
+    assert result.readings["eps_aligned"].value == rows(result, "threshold", dtype="float32")[0]["eps_aligned"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from oracles.defective import WRITTEN, defective
 
 import stabilitykit as sk
+from stabilitykit.measurements.signature_file import FORMAT, VERSION
 from stabilitykit.prompts import DEFAULT_PROMPTS
 from stabilitykit.subjects.tiny import tiny
 
@@ -127,6 +128,15 @@ def test_a_file_gives_the_signature_back_bit_for_bit(model, tmp_path):
     assert str(known) == "signature of defective"
     other = sk.measure(sk.Signature(TEXTS[:2]), model, progress=False)
     assert other.subject["corpus"] != known.corpus == result.subject["corpus"]
+
+
+def test_a_file_may_tell_of_a_single_layer_and_a_single_long_vector(tmp_path):
+    one = base64.b64encode(np.ones(1).tobytes()).decode()
+    about = {"model": "m", "weights": "w", "corpus": "c", "hidden_size": 1, "layers": 1, "long_vectors": 1}
+    text = json.dumps({"format": FORMAT, "version": VERSION, **about, "tau": 1.0, "coherence": None, "direction": one})
+    (tmp_path / "signature.json").write_text(text)
+    known = sk.read_signature(tmp_path / "signature.json")
+    assert (known.hidden_size, known.layers, known.long_vectors) == (1, 1, 1)
 
 
 def test_only_signatures_are_written(model, tmp_path):

@@ -105,6 +105,7 @@ def test_the_module_that_rounds_is_named(toys):
     assert place["block"] == "1"
     assert place["module"] == "model.layers.1"
     assert place["epsilon"] == "1e-05"
+    assert f"in model.layers.1, {row['excess']:.3g} times as long" in result.sentence
     assert value(result, "rounding_modules") == 5 / 9  # block 1 and its second child, block 2 and both of its
     wide = sk.SubmoduleProfile(direction=ONES, epsilons=(0.5, 1e-5, 0.25))
     assert value(sk.measure(wide, toys.subject(blocks)), "rounding_modules") == 5 / 9  # at the smallest step

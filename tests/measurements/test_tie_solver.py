@@ -9,7 +9,7 @@ import torch
 import stabilitykit as sk
 from stabilitykit.measurements import tie_store
 from stabilitykit.measurements.derived import derived_in
-from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, tie_point
+from stabilitykit.measurements.tie_solver import BATCHES, GRADIENTS, _neighbours, tie_point
 from stabilitykit.measurements.tie_store import tie_of
 from stabilitykit.numerics.bits import bits_equal, spacing
 
@@ -81,6 +81,18 @@ def test_a_jump_over_zero_is_bracketed_to_neighbouring_floats():
     assert float(tie.x) in (1.0, float(torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))))
 
 
+def test_a_jump_that_newton_steps_stop_short_of_is_bracketed_as_well():
+    """Of the two sides of 1.25 the upper one is nearer zero, and steps 32 times shorter still end below."""
+
+    def split(X):
+        return torch.cat([X + torch.where(X > 1.25, 1e-3, -5e-3), torch.full_like(X, 1.25)], 1)
+
+    tie = tie_point(sk.FunctionSubject(split, torch.tensor([2.0])), max_ulp=1e6)
+    assert float(tie.x) == 1.25 + 2.0**-23
+    newton = [row["gap"] for row in tie.trace if row["kind"] == "newton"]
+    assert min(map(abs, newton)) > tie.gap > 1e-3
+
+
 def test_a_pair_may_be_given_and_keeps_its_order():
     """Tokens 1 and 2 of the plane, with token 0 far below; the gap is that of the pair as given."""
     low = W.clone()
@@ -97,7 +109,9 @@ def test_a_third_token_that_overtakes_is_named():
     high[2] = torch.tensor([0.0, -2.5, 6.0])  # 0.25 at x0, last of the three, and 2 where 0 and 1 tie at 1.1
     subject = linear(high)
     assert subject.baseline[0].argsort(descending=True).tolist() == [0, 1, 2]
-    with pytest.raises(sk.UnsupportedError, match=r"tokens 0 and 1 tie at .*, but there token 2 has a logit of"):
+    with pytest.raises(
+        sk.UnsupportedError, match=r"tokens 0 and 1 tie at .* token 2 has a logit of .*; give pair=\(0, 2\)"
+    ):
         tie_point(subject)
 
 
@@ -110,6 +124,14 @@ def test_no_way_to_go():
     with pytest.raises(sk.UnsupportedError, match="do not tie within 2 ULP"):
         tie_point(above)
     assert above.counter.forwards <= BATCHES + 2
+
+
+def test_the_neighbour_that_should_close_the_gap_comes_first():
+    """Above 1 floats are twice as far apart as below: up in the first coordinate closes it, down in the second half."""
+    gap, slopes = 2.0**-23, torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    first, second, *_ = _neighbours(torch.ones(2), gap, slopes, 1)
+    assert first.tolist() == [[1 + 2.0**-23, 1.0]]
+    assert second.tolist() == [[1.0, 1 - 2.0**-24]]
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,11 @@ def test_other_dtypes_are_counted_and_left_out(tmp_path):
         asked(sk.Checkpoint(tmp_path), names="pack*")
 
 
+def test_a_weight_without_elements_is_counted(tmp_path):
+    save_file({"w": torch.ones(0, 2)}, tmp_path / "a.safetensors")
+    assert asked(sk.Checkpoint(tmp_path)).sentence.startswith("1 weights with 0 elements: bfloat16 holds 0% of them")
+
+
 def test_choices_that_leave_nothing_are_refused(loaded):
     assert {one["layer"] for one in parts(asked(loaded, blocks=[1], spectra="none"), "weight")} == {1}
     for how in ({"blocks": [7]}, {"names": "nothing*"}):

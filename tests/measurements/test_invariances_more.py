@@ -1,0 +1,21 @@
+"""Where a relative stands, and which numbers of threads are tried where none are named."""
+
+import os
+
+import torch
+
+from stabilitykit.measurements.invariance import where
+from stabilitykit.measurements.thread_invariance import ThreadInvariance
+from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.noise import threads
+
+
+def test_a_function_counts_as_one_token():
+    assert where(FunctionSubject(lambda X: X, torch.ones(3)))["length"] == 1
+
+
+def test_threads_are_the_powers_of_two_up_to_the_cores(monkeypatch):
+    with threads(1):
+        for cores, tried in ((1, []), (2, [2]), (7, [2, 4]), (8, [2, 4, 8])):
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: range(cores), raising=False)
+            assert ThreadInvariance().others() == tried

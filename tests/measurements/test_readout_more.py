@@ -1,0 +1,18 @@
+"""What the sentence about the angles of the last state says, asked directly with made-up angles."""
+
+import numpy as np
+
+import stabilitykit as sk
+
+
+def test_the_sentence_tells_the_first_and_the_last_rank():
+    asked = sk.ReadoutAngles(("a",), ranks=(1, 2, 7))
+    positions = [
+        {"nearest_distance": 3.0, "relative_distance": 0.5},
+        {"nearest_distance": 2.0, "relative_distance": 0.25},
+    ]
+    after, before = np.array([[10.0, 20.0, 30.0]]), np.array([[40.0, 50.0, 60.0]])
+    assert asked._sentence(positions, before, after) == (
+        "The state that the head reads stands at 10 degrees to the row of rank 1 and at 30 to that of rank 7 (medians; "
+        "before the norm 40 and 60); the nearest tie is 2 away, 0.25 of the state's length."
+    )
