@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _open(rows: dict[str, Any]) -> str:
 def _defects(defects: list[dict[str, str]]) -> str:
     names = ("found_by", "what", "where", "mended_in")
     rows = sorted(
-        ([one[name] for name in names] for one in defects), key=lambda row: (int(row[0].strip("Tabcdef") or 0), row)
+        ([one[name] for name in names] for one in defects), key=lambda row: (int(re.sub(r"\D", "", row[0]) or 99), row)
     )
     said = f"{len(rows)} defects of the kit that these campaigns found, each mended and held by a test.\n\n"
     return f"\n## Found and mended\n\n{said}{table(['found by', 'defect', 'where', 'mended in'], rows)}" if rows else ""
