@@ -33,12 +33,14 @@ class Row(NamedTuple):
     dtype: str
     environ: dict[str, str]
     differs: bool
+    lengths: tuple[int, ...] = LENGTHS
 
 
 MODELS = (("tiny", "float32"), ("tiny", "bfloat16"), ("smollm2", "float32"))
 ROWS = [
     *(Row(*MODELS[0], environ, True) for environ in (ATEN, MKL)),
-    Row(*MODELS[1], ATEN, True),
+    # Softmax and rsqrt alone differ in bfloat16, and a rounding to eight bits hides it in all six outputs of LENGTHS.
+    Row(*MODELS[1], ATEN, True, lengths=(2, 4, 5, 6, 7, 16)),
     *(Row(*MODELS[2], environ, True) for environ in (ATEN, MKL)),
     *(Row(*model, {}, False) for model in MODELS for _ in range(PROCESSES)),
 ]
@@ -57,7 +59,7 @@ def run(number: int) -> str | None:
 def compared(row: Row) -> str | None:
     """Compare this process with a fresh one under the row's variables."""
     subject = sk.CausalLMSubject(loaded(row.model, row.dtype), [5, 7, 11, 13, 17, 19, 23, 29])
-    result = ProcessInvariance(processes=1, lengths=LENGTHS, environ=row.environ).measure(subject)
+    result = ProcessInvariance(processes=1, lengths=row.lengths, environ=row.environ).measure(subject)
     if (result.verdict == "differs") is not row.differs:
         wanted = "other bits" if row.differs else "the same bits"
         return f"{row.model} {row.dtype} under {row.environ or 'nothing'} should give {wanted}: {result.sentence}"
