@@ -8,7 +8,6 @@ import importlib
 import json
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,10 +73,12 @@ class Ground:
         return [file for file in self.digests if is_test(file)]
 
     def order(self) -> list[Mutant]:
-        """All mutants in an order drawn from the seed: any beginning of it is a random sample."""
+        """All mutants in an order drawn from the seed: any beginning of it is a random sample.
+
+        Each is drawn by itself, so that an edit of one file leaves those of others where they were.
+        """
         found = [mutant for file, source in self.sources.items() for mutant in mutants(file, source)]
-        random.Random(SEED).shuffle(found)
-        return found
+        return sorted(found, key=lambda one: hashlib.sha256(f"{SEED} {one.place}".encode()).digest())
 
 
 class Journal:
