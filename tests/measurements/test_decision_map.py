@@ -11,6 +11,7 @@ from stabilitykit.errors import InvalidError
 from stabilitykit.measurements import decision_map
 from stabilitykit.measurements.decision_map import evaluated, inputs, runs
 from stabilitykit.measurements.logit_gap import LogitGap
+from stabilitykit.measurements.pair_logits import whole
 from stabilitykit.numerics.bits import raw_bytes
 from stabilitykit.numerics.plane import Plane, axis
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -177,3 +178,18 @@ def test_the_noise_is_the_spread_of_the_difference_over_equal_evaluations():
     gap = LogitGap(FunctionSubject(sized, X0, batch=4), (0, 1))
     assert gap.noise == pytest.approx(0.25 * 7, abs=1e-5)  # batches of 1, 2, 3, 4 and 8
     assert LogitGap(FunctionSubject(logits, X0, batch=4), (0, 1)).noise == 0
+
+
+def test_the_second_run_reads_the_whole_head_and_so_holds_a_narrowed_reading_against_it(monkeypatch):
+    """A narrowed reading is planted that swaps the two logits of every batch but the first."""
+    real = decision_map.narrowed
+
+    def swapping(gap, X):
+        told, _ = real(gap, X)
+        return told, lambda rows: whole(gap, rows)._replace(pairs=whole(gap, rows).pairs.flip(1))
+
+    subject = FunctionSubject(logits, X0, batch=4)
+    assert evaluated(LogitGap(subject, (0, 1)), grid(n=5), None).unrepeated == 0
+    monkeypatch.setattr(decision_map, "narrowed", swapping)
+    found = evaluated(LogitGap(subject, (0, 1)), grid(n=5), None)
+    assert found.unrepeated == found.repeated - 4

@@ -9,6 +9,7 @@ import stabilitykit as sk
 from stabilitykit.measurements.advice import advise
 from stabilitykit.measurements.decisions import Decisions
 from stabilitykit.measurements.margin_rows import token_rows
+from stabilitykit.measurements.margins import _sentence
 from stabilitykit.numerics.forecast import Forecast
 from stabilitykit.subjects.generation import Way
 
@@ -46,3 +47,9 @@ def test_advice_is_given_where_some_prompt_is_at_risk_and_only_there():
     kinds = [row["kind"] for row in advise(risky, [token], ways, 0.05, 0.5)]
     assert kinds[:3] == ["robust prompts", "replace", "pin"]
     assert advise(risky[1:], [token], ways, 0.05, 0.5) == []
+
+
+def test_a_tie_takes_two_tokens():
+    prompt = {"prompt": "p", "forecast": 0.0, "at_risk": False}
+    tokens = [{"forecast": 0.0, "seen": 0, "tied": tied} for tied in (1, 2, 3)]
+    assert "2 are exact ties" in _sentence([prompt], tokens, 0.05)

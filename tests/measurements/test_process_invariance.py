@@ -55,6 +55,13 @@ def test_other_kernels_are_another_device_and_the_field_is_named():
     assert result.worst.where.startswith("y (")
 
 
+def test_the_sentence_names_the_variables_that_the_processes_had():
+    asked = ProcessInvariance(processes=2, environ={"MKL_CBWR": "COMPATIBLE"})
+    assert asked.sentence([], [({"changed": ""}, None)] * 3) == (
+        "2 fresh processes under MKL_CBWR=COMPATIBLE gave the same bits in all 3 cases."
+    )
+
+
 def test_other_weights_under_the_same_name_are_no_answer():
     stranger = subject(replace(sk.load("tiny:gpt2"), digest="0" * 64))
     with pytest.raises(UnsupportedError, match="loads other weights under the name 'tiny:gpt2'"):

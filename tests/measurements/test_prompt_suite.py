@@ -96,6 +96,7 @@ def test_a_kind_is_a_label_and_not_a_part_of_a_word():
     assert value(result, "margin_factual") == pytest.approx(factual)
     assert value(result, "margin_unfactual") == pytest.approx(unfactual)
     assert value(result, "difference_unfactual") == pytest.approx(factual - unfactual)
+    assert "difference_factual" not in result.readings
     mixed = np.mean(list(by_question.values()))
     assert abs(value(result, "margin_factual") - mixed) > 1e-3, "the defect would not be seen"
     assert {(row["kind"], row["prompts"]) for row in rows(result, "kind")} == {("factual", 4), ("unfactual", 2)}

@@ -332,6 +332,7 @@ def test_a_models_changes_are_those_of_one_call_each(tiny, path, batch):
         ({"magnitude": math.nan}, "magnitude=nan"),
         ({"gaps": ()}, "gaps="),
         ({"gaps": (1.0, 0.0)}, "positive"),
+        ({"gaps": (1.0, math.inf)}, "positive"),
         ({"unit": "cm"}, "unit 'cm'"),
         ({"controls": -1}, "controls=-1"),
     ],

@@ -259,6 +259,7 @@ def test_an_interval_that_ends_at_zero_says_neither():
     assert "is neither nearer nor farther along" in _sentence(values, 16)
     partial = values["partial_sigma"]
     assert "is nearer along" in _sentence({**values, "partial_sigma": replace(partial, high=-1e-9)}, 16)
+    assert "neither" in _sentence({**values, "partial_sigma": replace(partial, low=0.0, high=0.6)}, 16)
 
 
 def test_a_direction_without_length_changes_nothing():
