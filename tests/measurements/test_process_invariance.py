@@ -7,10 +7,13 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.measurements import process_invariance
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.process_invariance import ProcessInvariance
 from stabilitykit.subjects.causal_lm import CausalLMSubject
+from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.replica import Replica
 from stabilitykit.subjects.tiny import tiny
 
 
@@ -60,6 +63,21 @@ def test_the_sentence_names_the_variables_that_the_processes_had():
     assert asked.sentence([], [({"changed": ""}, None)] * 3) == (
         "2 fresh processes under MKL_CBWR=COMPATIBLE gave the same bits in all 3 cases."
     )
+
+
+@pytest.mark.parametrize("moved", [0.0, 1.0])
+def test_each_output_is_held_against_that_of_the_process(monkeypatch, moved):
+    """The processes are made up: they answer what is computed here, moved by one float if asked."""
+
+    def answering(subjects, *_):
+        outputs = [one.evaluate(one.copies(1))[0] for one in subjects]
+        return Replica([torch.nextafter(row, row + moved) for row in outputs], environment(subjects[0].loaded))
+
+    monkeypatch.setattr(process_invariance, "in_fresh_process", answering)
+    result = measure(ProcessInvariance(processes=2, lengths=(1, 3)), subject())
+    places = [(row["process"], row["length"]) for row in result.rows if row["path"] == "prefill"]
+    assert places == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert {row["bits_equal"] for row in result.rows} == {not moved}
 
 
 def test_other_weights_under_the_same_name_are_no_answer():
