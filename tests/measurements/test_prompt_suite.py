@@ -87,7 +87,8 @@ def test_every_question_is_asked_in_every_role():
 def test_a_kind_is_a_label_and_not_a_part_of_a_word():
     """`unfactual` contains `factual`: who looks for the word finds all prompts in the factual group."""
     loaded = sk.load("tiny")
-    result = sk.measure(sk.PromptSuite(ASKED, [CAPTAIN], 4), loaded, progress=False)
+    asked = sk.PromptSuite(ASKED, [CAPTAIN], 4)
+    result = sk.measure(asked, loaded, progress=False)
     prompts = rows(result, "prompt")
     by_question = {
         one.text: np.mean([row["median_margin"] for row in prompts if row["question"] == one.text]) for one in ASKED
@@ -96,7 +97,7 @@ def test_a_kind_is_a_label_and_not_a_part_of_a_word():
     assert value(result, "margin_factual") == pytest.approx(factual)
     assert value(result, "margin_unfactual") == pytest.approx(unfactual)
     assert value(result, "difference_unfactual") == pytest.approx(factual - unfactual)
-    assert "difference_factual" not in result.readings
+    assert "difference_factual" not in [metric.name for metric in asked.schema()]
     mixed = np.mean(list(by_question.values()))
     assert abs(value(result, "margin_factual") - mixed) > 1e-3, "the defect would not be seen"
     assert {(row["kind"], row["prompts"]) for row in rows(result, "kind")} == {("factual", 4), ("unfactual", 2)}
