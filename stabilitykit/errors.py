@@ -47,3 +47,12 @@ class IncomparableError(StabilityError):
     """Two things that cannot be held against each other: another model, another dimension, another setting."""
 
     verdict = "incomparable"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class: enough to say why within one sentence.
+
+    What does not print in it is escaped: others' errors quote the files that they could not read.
+    """
+    line = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)

@@ -74,9 +74,10 @@ def _header(fields: Fields, name: str) -> None:
     fields.only("format", "schema", "stabilitykit")
     schema = fields.whole("schema")
     if schema != SCHEMA:
+        version = ascii(fields.text("stabilitykit"))[1:-1][:60]
         raise UnreadableError(
-            f"{name} has schema {schema!r}, written by stabilitykit {fields.text('stabilitykit')}; this one reads "
-            f"{SCHEMA}: use that version, or save it anew"
+            f"{name} has schema {schema!r}, written by stabilitykit {version}; this one reads {SCHEMA}: use that "
+            "version, or save it anew"
         )
 
 

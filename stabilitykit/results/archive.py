@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stabilitykit.errors import UnreadableError
+from stabilitykit.errors import UnreadableError, first_line
 
 LARGEST = 4 << 30
 """Bytes that the arrays of one file may have in all: a small archive can announce any number of them."""
@@ -105,6 +105,5 @@ def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    visible = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in reason.splitlines()[0][:200])
-    return UnreadableError(f"{path} cannot be read: {visible}")
+    reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+    return UnreadableError(f"{path} cannot be read: {reason[:300]}")

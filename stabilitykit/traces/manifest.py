@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stabilitykit.errors import IncomparableError, UnreadableError
+from stabilitykit.errors import IncomparableError, UnreadableError, first_line
 from stabilitykit.traces import LEVELS, STATES
 
 SCHEMA = 1
@@ -46,7 +46,7 @@ def parsed(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UnreadableError(f"{path.parent} holds no {NAME}; name a folder that a recording was written to") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UnreadableError(f"{path} cannot be read: {(str(error).splitlines() or ['too deep'])[0]}") from None
+        raise UnreadableError(f"{path} cannot be read: {first_line(error) if str(error) else 'too deep'}") from None
     if not isinstance(data, dict):
         raise UnreadableError(f"{path} is not a manifest: it holds no fields")
     _check_version(data, path)

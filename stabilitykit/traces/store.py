@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.errors import UnreadableError, UsageError, first_line
 from stabilitykit.numerics.bits import FORMATS, name_of
 from stabilitykit.numerics.digest import SHORT, digest
 from stabilitykit.results.atomic import TEMPORARY, atomic_write, remove_stale
@@ -232,7 +232,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         return dict(load(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableError(f"{path} cannot be read: {(str(error).splitlines() or [''])[0]}") from None
+        raise UnreadableError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def _ours(folder: Path) -> set[str]:

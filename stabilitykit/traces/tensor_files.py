@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stabilitykit.errors import UnreadableError, UsageError
+from stabilitykit.errors import UnreadableError, UsageError, first_line
 from stabilitykit.numerics.bits import FORMATS, bits_equal, name_of, raw_bytes
 from stabilitykit.numerics.differences import Difference, difference
 from stabilitykit.results.archive import read_array
@@ -67,7 +67,7 @@ class TensorFile:
             self._opened = stack.enter_context(safe_open(path, framework="pt"))
             self.names = sorted(self._opened.keys())
         except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
-            raise UnreadableError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+            raise UnreadableError(f"{path} cannot be read: {first_line(error)}") from None
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one tensor."""

@@ -117,6 +117,10 @@ def test_lines_merged_by_git_from_two_branches_are_read():
     ("old", "new", "sentence"),
     [
         ('"schema": 1', '"schema": 2', "b has schema 2, written by stabilitykit 0.1.0; this one reads 1"),
+        (
+            *('"schema": 1, "stabilitykit": "0.1.0"', '"schema": 2, "stabilitykit": "0\u202e"'),
+            "b has schema 2, written by stabilitykit 0\\u202e; this one",
+        ),
         ('"schema": 1', '"schema": true', "schema is True, not a whole number"),
         (f'"format": "{FORMAT}"', '"format": "other"', "b is no baseline of stabilitykit"),
         (f'{{"end": "{FORMAT}"', '{"and": ""', "b is cut short"),
