@@ -133,7 +133,7 @@ def test_the_suite_states_its_cost(pytester, monkeypatch):
     run.stdout.fnmatch_lines(
         [
             "check *forwards *first blocks *about",
-            "batch_invariance[[]tiny-float32[]] * 320 * 0 *s",
+            "batch_invariance[[]tiny-float32[]] * 192 * 0 *s",
             "run_to_run[[]tiny-float32[]] * 60 * 0 *s",
             "searched_direction[[]tiny-float32[]] *",
             "3 checks, profile quick *",
