@@ -23,8 +23,8 @@ Written by `python tests/torture --table` from the records in `docs/reliability/
 
 One trial of a campaign is decided by its number alone, so a fault is seen again by its number. *Asked* and *run* count
 units. *Open* counts faults that the run found and that still stand, and planted defects that it did not notice. A run
-counts trials of one state of the sources that it depends on; the commit names it. With `--keep` it goes on over edits, and
-trials of several commits count, all but those that found a fault.
+counts trials of one state of the sources that it depends on; the commit names it. With `--keep` it goes on over edits,
+and trials of several commits count, all but those that found a fault.
 
 """
 
