@@ -105,7 +105,8 @@ def _sentence(room: Mapping[str, Any]) -> str:
     how_many = "all" if whole else f"{room['run']:,} of"
     bound = (
         f" {bodies['killed']:,} of {bodies['run']:,} in bodies of functions were killed: of all {bodies['mutants']:,} "
-        f"there at least {room['least']:.1%} would be (95 %, Clopper-Pearson), had no test been written for a survivor of this sample."
+        f"there at least {room['least']:.1%} would be (95 %, Clopper-Pearson), had no test been written for a survivor "
+        "of this sample."
     )
     return (
         f"`{room['room']}`: {how_many} {room['mutants']:,} mutants were run. {killed:,} were killed "
