@@ -32,20 +32,19 @@ WIDTH, HEIGHT, ROUNDS = 520, 360, 3
 found: dict[str, list[float]] = {}
 
 
-def subject_of(width, layers, prompt, batch=36):
-    """Return a random model of a size, as a subject with so long a prompt."""
+def subject_of(width, layers, prompt, batch=36, ids_below=500, **shape):
+    """Return a random model of a size, as a subject with so long a prompt; `shape` has other fields of its config."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 64,
-        max_position_embeddings=1024,
-    )
+    usual = {
+        "vocab_size": 512,
+        "intermediate_size": 3 * width,
+        "num_attention_heads": width // 32,
+        "num_key_value_heads": width // 64,
+        "max_position_embeddings": 1024,
+    }
+    config = LlamaConfig(hidden_size=width, num_hidden_layers=layers, **{**usual, **shape})
     model = LlamaForCausalLM(config).eval()
-    ids = np.random.Generator(np.random.PCG64(0)).integers(1, 500, size=prompt).tolist()
+    ids = np.random.Generator(np.random.PCG64(0)).integers(1, ids_below, size=prompt).tolist()
     return sk.CausalLMSubject(sk.adopt(model), ids, path="decode", batch=batch)
 
 

@@ -8,12 +8,10 @@ at the same batch. What is no product is taken from the smallest model: a ray's 
 and a map's statistics, which do not. Nothing of the larger models is fitted.
 """
 
-import numpy as np
 import pytest
-import torch
 from paired import timed
+from test_growth import subject_of
 from test_throughput import products
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import stabilitykit as sk
 
@@ -24,27 +22,18 @@ WITHIN = 2.0
 own: dict[str, float] = {}
 
 
-def subject_of(width):
+def large(width):
     """Return a model of the 8B shape in small: MLP 3.5 times as wide, a key-value head for four heads."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=width,
-        intermediate_size=7 * width // 2,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 256,
-        max_position_embeddings=256,
-    )
-    model = LlamaForCausalLM(config).eval()
-    ids = np.random.Generator(np.random.PCG64(0)).integers(1, 1000, size=8).tolist()
-    return sk.CausalLMSubject(sk.adopt(model), ids, path="decode", batch=BATCH)
+    return subject_of(
+        width, LAYERS, 8, BATCH, 1000, vocab_size=1024, intermediate_size=7 * width // 2,
+        num_attention_heads=width // 64, num_key_value_heads=width // 256, max_position_embeddings=256,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_cost_model(width, one_thread, capsys):
     """A fan, a map and the top of the spectrum: seconds of the processor, beside what the counts predict."""
-    subject = subject_of(width)
+    subject = large(width)
     multiply, operations, weights = products(subject)
     rate = operations / min(timed(multiply)[0] for _ in range(3))
     whole, entry = operations / 2 / BATCH, projections_of(subject)
@@ -59,7 +48,7 @@ def test_the_cost_model(width, one_thread, capsys):
     grid, drawn = timed(lambda: sk.measure(asked, subject, progress=False))
     products_of_map = 2 * drawn.execution.forwards * (whole + subject.anatomy.head.weight.numel()) / rate
     mapped = products_of_map + own.setdefault("map", max(grid - products_of_map, 0.0))
-    top, spectrum = timed(lambda: sk.singular_vectors(subject_of(width), 5))
+    top, spectrum = timed(lambda: sk.singular_vectors(large(width), 5))
     with capsys.disabled():
         print(
             f"\nwidth {width}, {whole / 1e6:.0f}M weights in {LAYERS} blocks ({weights / 2**20:.0f} MiB), "

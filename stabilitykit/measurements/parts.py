@@ -54,12 +54,12 @@ class Linear:
     """
 
     parent: CausalLMSubject
-    names: Sequence[str] = ()
+    names: Sequence[str]
     _alone: dict[str, ModuleSubject | UnsupportedError] = field(default_factory=dict)
 
     @cached_property
     def _calls(self) -> dict[str, list[RecordedCall]]:
-        return calls_of(self.parent, self.names, 1) if self.names else {}
+        return calls_of(self.parent, self.names, 1)
 
     def alone(self, name: str) -> ModuleSubject:
         """Return a module as a subject of its own."""

@@ -106,4 +106,4 @@ def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
 
 def _unreadable(path: Path, error: Exception) -> UnreadableError:
     reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-    return UnreadableError(f"{path} cannot be read: {reason[:300]}")
+    return UnreadableError(f"{path} cannot be read: {reason[:200]}")

@@ -9,6 +9,8 @@ from torch import nn
 
 import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.measurements import parts
+from stabilitykit.subjects import module_subject
 
 IDS = list(b"The capital of France is")
 
@@ -281,3 +283,17 @@ def test_blocks_are_opened_from_first_to_last(toys):
     assert [row["block"] for row in rows_of(result, "branch")] == [0, 2, 4]
     asked = sk.ModuleSpectrum(inside=3)
     assert sk.measure(asked, subject).execution.forwards <= asked.cost(subject).forwards
+
+
+def test_all_modules_are_recorded_in_one_forward(monkeypatch):
+    asked, real = [], module_subject.calls_of
+
+    def counted(parent, names, batch):
+        asked.append(list(names))
+        return real(parent, names, batch)
+
+    monkeypatch.setattr(parts, "calls_of", counted)
+    monkeypatch.setattr(module_subject, "calls_of", counted)
+    result = measured(sk.CausalLMSubject(sk.load("tiny"), IDS), inside=1)
+    isolated = {name for row in result.rows for name in row["module"].split(" > ") if row["verdict"] == "measured"}
+    assert [set(names) for names in asked] == [isolated - {"embed"}]

@@ -33,3 +33,26 @@ def test_the_package_imports_nothing_heavy():
     program = f"import sys, stabilitykit; dir(stabilitykit); print([n for n in {HEAVY} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_processes_stand_from_one_check_of_a_session_to_the_next(inner):
+    """What a check asks of another device is asked of the process that the check before it had started."""
+    run = inner("""
+from stabilitykit.subjects.standing import those_standing
+
+SEEN = []
+
+class Asks(ToyDrift):
+    def find(self, subject):
+        SEEN.append(those_standing())
+        return super().find(subject)
+
+def test_one(stability):
+    stability.measure(Asks(0.0), TOY)
+
+def test_another(stability):
+    stability.measure(Asks(0.0), TOY, name="another")
+    assert SEEN[0] is SEEN[1] is not None
+    assert those_standing() is None
+""")
+    assert [record["verdict"] for record in run.run["records"]] == ["measured", "measured"]

@@ -219,3 +219,14 @@ def test_rows_differ_by_bits_not_by_value() -> None:
         False,
         True,
     ]
+
+
+def test_finite_outputs_are_finite_though_their_sum_overflows() -> None:
+    subject, largest = FunctionSubject(linear, X0), torch.finfo(torch.float32).max
+    Y = torch.full((2, 2), largest)
+    assert subject.finite(Y) is Y
+    Y[1, 0] = -math.inf
+    with pytest.raises(InvalidError, match="output 0 of row 1 is -inf"):
+        subject.finite(Y)
+    with pytest.raises(InvalidError, match="output 1 of row 0 is inf"):
+        subject.finite(torch.tensor([[1.0, math.inf], [-math.inf, 1.0]]))

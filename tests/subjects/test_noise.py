@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.subjects import noise
+from stabilitykit.subjects import causal_lm, noise
 
 X0 = torch.linspace(-1, 1, 6)
 
@@ -68,3 +68,13 @@ def test_a_model_is_tried_on_both_paths_and_measured_once():
 def test_a_model_without_a_cache_has_one_path():
     subject = sk.CausalLMSubject(sk.load("tiny:mamba"), "The capital")
     assert subject.noise_floor().evaluations > 4
+
+
+def test_the_subjects_own_batch_is_asked_behind_the_prefix_that_is_there(monkeypatch):
+    subject = sk.CausalLMSubject(sk.load("tiny"), "The capital of France is", path="decode", batch=4)
+    built, real = [], causal_lm.prefix_of
+    monkeypatch.setattr(causal_lm, "prefix_of", lambda one, batch: built.append(batch) or real(one, batch))
+    with noise.threads(1):
+        floor = subject.noise_floor()
+    assert sorted(built) == [1, 2, 3, 8]
+    assert floor.evaluations == 4 + 1 + 2 + 3 + 8 + 1

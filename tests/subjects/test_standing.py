@@ -12,7 +12,7 @@ from stabilitykit.subjects.standing import Processes, standing
 
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
-    """Ask the oracle within one set of processes, which is ended with the test; the processes are `ask.of`."""
+    """Ask the oracle within one set of processes, which are ended with the test."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     processes = Processes()
 

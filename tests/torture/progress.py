@@ -26,8 +26,8 @@ def sources(campaign: Campaign) -> str:
 class Progress:
     """The trials of one campaign that were run, by this process and by others, with the faults that they found.
 
-    A process appends to the journal of its shard only, and reads all. `keep` counts trials of other sources too, with
-    the planted defects that were tried then, but for trials that found a fault, which may have been mended.
+    A process appends to the journal of its shard only, and reads all. `keep` counts trials of other sources too,
+    but for those that found a fault, which may have been mended.
     `finished` is set once the shard has no trial left.
     """
 
@@ -79,7 +79,7 @@ class Progress:
             elif about["sources"] == self.sources:
                 self._add(json.loads(text), about["commit"])
             elif keep:
-                self._add(json.loads(text), about["commit"], faults=False)
+                self._add(json.loads(text) | {"unnoticed": None}, about["commit"], faults=False)
 
     def _add(self, line: dict, by: str, faults: bool = True) -> None:
         """Count a line's trials; without `faults` those that found none: the others are run again."""

@@ -107,7 +107,9 @@ def test_trials_of_other_sources_are_not_counted_unless_kept(tmp_path, monkeypat
     monkeypatch.setattr(progress, "sources", lambda campaign: "others")
     assert Progress(one, tmp_path).done == set()
     kept = Progress(one, tmp_path, keep=True)
-    assert (kept.done, kept.unnoticed) == (set(range(7)), [])
+    assert (kept.done, kept.unnoticed) == (set(range(7)), None)
+    kept.run(60)
+    assert kept.unnoticed == []
 
 
 def test_what_found_a_fault_in_other_sources_is_run_again(tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """Another device: fresh processes with really other kernels, a recording of one, and one that is no other."""
 
+import subprocess
+
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.errors import UsageError
+from stabilitykit.subjects.standing import Processes, standing
 from stabilitykit.traces import elsewhere, recorded
 from stabilitykit.traces.devices import CPU_SETTINGS, Setting
 from stabilitykit.traces.elsewhere import Ask, record_elsewhere, setting_named
@@ -147,3 +150,15 @@ def test_a_repetition_that_differs_has_a_place(tiny, monkeypatch):
     assert result.readings["differing_runs"].place == {"prompt": "moved", "token": "0", "stage": "block:1"}
     with pytest.raises(sk.StabilityFailure):
         result.check(**sk.Trace.requires)
+
+
+def test_one_process_records_all_that_is_asked_of_a_device(monkeypatch):
+    """As `stability.measure` has it: the processes of a session stand while a measurement asks."""
+    loaded, processes, started = sk.load("tiny"), Processes(), []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **how: started.append(given) or real(*given, **how))
+    with standing(processes):
+        for tokens in (2, 3):
+            record_elsewhere(loaded, setting_named("cpu-ref"), Ask(("ab",), tokens))
+    processes.close()
+    assert len(started) == 1
