@@ -14,7 +14,7 @@ from stabilitykit.measurements.parts import Linear
 from stabilitykit.numerics import spectrum
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.sites import locate
+from stabilitykit.subjects.variants import read_at
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,7 @@ def _chain(subject: CausalLMSubject) -> Sequence[str] | str:
 
 def _embedding(subject: CausalLMSubject) -> LinearMap:
     """Return the map from x to what enters block 0: the identity of most models, a factor or a norm of others."""
-    entering = subject.on_prefill().copied(
-        batch=1, site="embed", _tap=locate("embed", subject.anatomy, subject.model), _needs_head=False
-    )
-    return entering.linear_map()
+    return read_at(subject.on_prefill(), "embed", batch=1).linear_map()
 
 
 def _norm(rows: Tensor) -> float:

@@ -33,6 +33,7 @@ from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric
 from stabilitykit.results.result import Result, Row
 from stabilitykit.subjects.noise import BATCHES
+from stabilitykit.subjects.precision import SELF_TEST
 from stabilitykit.subjects.subject import Subject
 
 DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
@@ -109,7 +110,7 @@ class DirectionalGain(Measurement):
         wanted = _wanted(self.directions)
         sides = len(wanted) * (2 if self.signs == "both" else 1)
         cells = _full(sides * len(self.epsilons) + MOVES + 1, subject.batch) + subject.batch
-        twin = cells + 2 * subject.batch if self.oracle else 0
+        twin = cells + SELF_TEST if self.oracle else 0
         floor = 3 * subject.batch + sum(BATCHES) + 1
         noisy = 0 if self.noise is None else _full(2 * max(counts(self.samples)) * len(self.epsilons), subject.batch)
         vectors = products_for([number_within(one, subject) for one in wanted], subject)

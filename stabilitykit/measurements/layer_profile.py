@@ -21,6 +21,7 @@ from stabilitykit.measurements.site_changes import EXACT, Column, Sides, columns
 from stabilitykit.measurements.smooth import ratio
 from stabilitykit.numerics.comparison import compare
 from stabilitykit.results.metric import Metric
+from stabilitykit.subjects.precision import SELF_TEST
 from stabilitykit.subjects.subject import Subject
 
 DECADES = tuple(10.0**-k for k in range(9, 1, -1))
@@ -176,7 +177,7 @@ def profile_rows(grid: Grid, subject: Subject, oracle: bool) -> int:
     B = subject.batch
     batches = math.ceil(grid.count() / B)
     sides = batches + (1 if grid.reference == "origin" else batches)
-    return B * (sides + (sides + 3 if oracle else 0)) + 3 * B + 15
+    return B * (sides + (sides + 1 if oracle else 0)) + SELF_TEST * oracle + 3 * B + 15
 
 
 def _profiles(pairs: Sequence[Pair], places: Sequence[int | None], tables: dict[str, list[Column]]) -> list[list[Row]]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
-from stabilitykit.subjects.sites import Tap, locate
+from stabilitykit.subjects.sites import Tap
+from stabilitykit.subjects.variants import read_at
 
 PANEL = 64
 """Rows of the head that are multiplied in place of all, an aligned stretch around each token."""
@@ -69,8 +70,7 @@ class _Panel:
         subject = gap.subject
         assert isinstance(subject, CausalLMSubject)
         self.pair, self.head, self.y, self.z = list(gap.pair), head, y.double(), z.double()
-        tap = locate("post_norm", subject.anatomy, subject.model)
-        self.states = subject.copied(site="post_norm", _tap=tap, _needs_head=False, _prefixes=subject._prefixes)
+        self.states = read_at(subject, "post_norm", _prefixes=subject._prefixes)
         self.lengths = head.weight.detach().double().norm(dim=1)
         self.others = torch.ones(len(z), dtype=torch.bool, device=z.device)
         self.others[self.pair] = False

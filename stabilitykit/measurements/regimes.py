@@ -23,6 +23,7 @@ from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.perturbation import RULES
 from stabilitykit.results.metric import Metric, Reading
 from stabilitykit.results.result import Worst
+from stabilitykit.subjects.precision import SELF_TEST
 from stabilitykit.subjects.subject import Subject
 
 _PER_RAY = (
@@ -138,7 +139,7 @@ class Regimes(Measurement):
             math.ceil((plan.bins.size + 3 + len(beyond_tangent(subject, plan.steps(ray)))) / B) for ray in rays
         )
         floors = 1 + (subject.x0.dtype == torch.float64)
-        return search + Cost(forwards=B * (batches + 3) + floors * (2 * B + 15))
+        return search + Cost(forwards=B * (batches + 1) + SELF_TEST + floors * (2 * B + 15))
 
     def find(self, subject: Subject) -> Finding:
         """Follow each ray, find its thresholds, and set the worst and the median of them."""

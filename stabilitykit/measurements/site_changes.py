@@ -67,7 +67,7 @@ def run(subject: Subject, pairs: Sequence[Pair], sites: Sequence[str]) -> Sides:
 def in_true_float64(subject: Subject, pairs: Sequence[Pair], sites: Sequence[str]) -> tuple[Sides | None, str]:
     """Return the same pairs in true float64, the very same rounded inputs widened; or None and why not.
 
-    Cost: as `run`, and 3 B rows for the oracle's self-test.
+    Cost: as `run`, the oracle's baseline, and its self-test.
     """
     try:
         return run(subject.in_float64(), pairs, sites), ""

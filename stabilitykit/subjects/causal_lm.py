@@ -22,7 +22,7 @@ from stabilitykit.subjects.not_finite import origin, outputs_of
 from stabilitykit.subjects.prefix import Prefix, prefix_of
 from stabilitykit.subjects.prompt import token_ids
 from stabilitykit.subjects.site_call import answer, called
-from stabilitykit.subjects.sites import Stopped, Tap, locate
+from stabilitykit.subjects.sites import Stopped, Tap, locate, needs_head
 from stabilitykit.subjects.subject import Screening, Subject
 
 PATHS = ("prefill", "decode")
@@ -69,7 +69,7 @@ class CausalLMSubject(Subject):
         self.experts: str | None = None
         self.allow_noise = allow_noise
         self._tap = locate(site, self.anatomy, self.model)
-        self._needs_head = site == "logits" or self._tap.module not in {None, *self.anatomy.base.modules()}
+        self._needs_head = needs_head(site, self._tap, self.anatomy)
         self._prefixes: dict[int, Prefix] = {}
         self._relatives: dict[tuple[str, int], CausalLMSubject] = {}
         self.arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -164,7 +164,7 @@ class CausalLMSubject(Subject):
 
     def with_site(self, site: str) -> CausalLMSubject:
         """Return the same input read at another site, proved again, sharing weights and counter."""
-        return variants.varied(self, site=site)
+        return variants.at_site(self, site)
 
     def at(self, x: Tensor, *, proved: bool = True) -> CausalLMSubject:
         """Return this function at another last embedding x (H,), or prompt (T*H,) for `rows="all"`.
@@ -176,7 +176,7 @@ class CausalLMSubject(Subject):
     def in_float64(self) -> CausalLMSubject:
         """Return this function with a float64 copy of the model under `true_float64`, from the same embeddings.
 
-        UnsupportedError without the memory, 8 bytes a parameter, or if it fails its self-test.
+        Made once. UnsupportedError without the memory, 8 bytes a parameter, or if it fails its self-test.
         """
         return oracle.of(self)
 

@@ -13,7 +13,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,8 +101,10 @@ def _of_gpu(read: Callable[[int], Plain]) -> Callable[[LoadedModel | None], Plai
     """
 
     def of(model: LoadedModel | None) -> Plain:
-        here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cards = [one for one in ([here] if model is None else devices_of(model.model)) if one.type == "cuda"]
+        if not torch.cuda.is_available():
+            return None
+        everywhere = [torch.device("cuda")] if model is None else devices_of(model.model)
+        cards = [one for one in everywhere if one.type == "cuda"]
         if not cards:
             return None
         found = dict.fromkeys(read(torch.cuda.current_device() if one.index is None else one.index) for one in cards)
@@ -111,6 +113,7 @@ def _of_gpu(read: Callable[[int], Plain]) -> Callable[[LoadedModel | None], Plai
     return of
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -123,6 +126,7 @@ def _built_with(pattern: str) -> str | None:
     return found[1] if found else None
 
 
+@cache
 def _cpu() -> str:
     """Name and family numbers where Linux tells them: the name alone may be as vague as the maker's."""
     path = Path("/proc/cpuinfo")

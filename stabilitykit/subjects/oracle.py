@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 def of(subject: CausalLMSubject) -> CausalLMSubject:
     """Return the subject on a float64 copy of its model under `true_float64`, once it has passed its self-test.
 
-    It reads the subject's own embeddings, widened: some models scale them by a factor that depends on the dtype.
+    It reads the subject's own embeddings, widened: some models scale them by a factor that depends on the dtype. Made
+    once and kept with the subject, since several measurements ask for the same.
     """
+    key = ("in float64", subject.batch)
+    if key not in subject._relatives:
+        subject._relatives[key] = _made(subject)
+    return subject._relatives[key]
+
+
+def _made(subject: CausalLMSubject) -> CausalLMSubject:
     implementation = "eager" if subject.has_experts else None  # the grouped matmul refuses float64
     model = double_of(subject.model)
     with true_float64(), experts.using(model, implementation):

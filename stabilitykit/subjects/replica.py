@@ -17,6 +17,7 @@ from torch import Tensor
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics.bits import name_of
 from stabilitykit.subjects import launch
+from stabilitykit.subjects.anatomy import find
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.hardware import device_map_of
@@ -112,9 +113,9 @@ def main(folder: str) -> None:
     place = Path(folder)
     request = launch.request_of(place)
     loaded = opened(request)
-    outputs = {}
+    outputs, anatomy = {}, find(loaded.model)
     for index, asked in enumerate(request["subjects"]):
-        subject = CausalLMSubject(loaded, asked.pop("prompt"), **asked)
+        subject = CausalLMSubject(loaded, asked.pop("prompt"), anatomy=anatomy, **asked)
         outputs[str(index)] = subject.evaluate(subject.copies(1))[0].cpu().contiguous()
     save_file(outputs, place / OUTPUTS)
     launch.answered(place, {"digest": loaded.digest, "environment": environment(loaded)})

@@ -62,6 +62,11 @@ class Tap:
             handle.remove()
 
 
+def needs_head(site: str, tap: Tap, anatomy: Anatomy) -> bool:
+    """Return whether the site lies in or behind the head, which the base model does not run."""
+    return site == "logits" or tap.module not in {None, *anatomy.base.modules()}
+
+
 def locate(site: str, anatomy: Anatomy, model: nn.Module) -> Tap:
     """Return the tap of a site; UsageError names the legal forms, the blocks there are, or the missing module."""
     if site in ("post_norm", "logits"):

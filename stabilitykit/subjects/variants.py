@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.subjects import proofs
+from stabilitykit.subjects import batches, proofs
+from stabilitykit.subjects.sites import locate, needs_head
 from stabilitykit.subjects.subject import checked
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ def at(subject: CausalLMSubject, x: Tensor, *, proved: bool) -> CausalLMSubject:
     there.moved = not bits_equal(there.x0, subject.token_x0.to(there.x0))
     if proved:
         there.proofs = proofs.prove(there)
+    return there
+
+
+def read_at(subject: CausalLMSubject, site: str, **changes: Any) -> CausalLMSubject:
+    """As `copied`, read at another site."""
+    tap = locate(site, subject.anatomy, subject.model)
+    head = needs_head(site, tap, subject.anatomy)
+    return copied(subject, site=site, _tap=tap, _needs_head=head, **changes)
+
+
+def at_site(subject: CausalLMSubject, site: str) -> CausalLMSubject:
+    """Return the subject read at another site, proved there; its prefix is shared, which no site changes."""
+    there = read_at(subject, site, _prefixes=subject._prefixes)
+    there.proofs = batches.proved(there, choose=False)
     return there
 
 

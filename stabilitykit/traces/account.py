@@ -21,8 +21,6 @@ from stabilitykit.subjects.generation import finite
 from stabilitykit.traces.carried import Carried, Effect, carried
 from stabilitykit.traces.rounding_errors import Errors, rounding_errors
 
-SELF_TEST = 3
-"""Forwards that the float64 twin takes before it is trusted."""
 NATIVE = 3
 """Forwards of the model: plain, watched, and each of its operations once more in float64."""
 EXACT = 2

@@ -16,7 +16,8 @@ from stabilitykit.results.result import Worst
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.generation import Text
 from stabilitykit.subjects.measurable import Measurable
-from stabilitykit.traces.account import EXACT, NATIVE, SELF_TEST, Account, account
+from stabilitykit.subjects.precision import SELF_TEST
+from stabilitykit.traces.account import EXACT, NATIVE, Account, account
 from stabilitykit.traces.ledger_rows import Row, ledger_rows
 
 NAMED = 3

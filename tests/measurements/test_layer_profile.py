@@ -237,11 +237,11 @@ def test_without_an_oracle_its_columns_are_nan(toys, monkeypatch):
     assert value(refused, "gain_ratio") != value(refused, "gain_ratio")
 
 
-def test_the_oracle_costs_its_sides_and_three_batches(toys):
-    """Two signs of one step fill a batch of 4, its reference another; the self-test takes three."""
+def test_the_oracle_costs_its_sides_its_baseline_and_its_self_test(toys):
+    """Two signs of one step fill a batch of 4, its reference another, the baseline one; the self-test takes 4 rows."""
     subject = toys.subject([toys.Times(2.0)])
     with_it, without = (sk.LayerProfile(AXIS, epsilons=(0.1,), oracle=oracle).cost(subject) for oracle in (True, False))
-    assert with_it.forwards - without.forwards == 4 * (2 + 3)
+    assert with_it.forwards - without.forwards == 4 * (2 + 1) + 4
 
 
 def test_steps_below_the_oracles_proof_are_not_divided_by(toys):

@@ -8,6 +8,7 @@ from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.regimes import Regimes
 from stabilitykit.measurements.scan import Plan
 from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.precision import SELF_TEST
 
 X0 = torch.tensor([0.75, -1.3125, 0.5123, 5.5])
 GAIN = torch.tensor([3.0, 0.5, 20.0, 1.0], dtype=torch.float64)
@@ -33,11 +34,11 @@ def test_the_decades_by_default_begin_far_below_the_last_bit(dtype, lowest):
 
 @pytest.mark.parametrize(("dtype", "floors"), [(torch.float32, 1), (torch.float64, 2)])
 def test_a_float64_subject_is_stated_to_take_a_second_noise_floor(dtype, floors):
-    """One step along one ray: a batch natively and one in float64, the self-test, and a floor of 2 B + 15 rows."""
+    """A batch natively, one in float64, the baseline and self-test there, and a floor of 2 B + 15 rows."""
     subject = FunctionSubject(exact, X0.to(dtype), exact=exact, batch=8)
     asked, search = Regimes(torch.eye(4)[0], decades=(0, 1), points=1), FirstChange(torch.eye(4)[0])
     rest = asked.cost(subject).forwards - search.cost(subject).forwards
-    assert rest == 8 * (1 + 1 + 3) + floors * (2 * 8 + 15)
+    assert rest == 8 * (1 + 1 + 1) + SELF_TEST + floors * (2 * 8 + 15)
 
 
 def test_the_sentence_tells_the_widest_chaotic_band():

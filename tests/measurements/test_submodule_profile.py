@@ -42,6 +42,7 @@ def test_modules_are_taken_by_their_exact_names(toys):
     """Block 1 of twelve is not blocks 10 and 11, and labels are names, not their last parts."""
     subject = toys.subject([Two(toys.Times(1.0), toys.Times(2.0)) for _ in range(12)])
     subject.noise_floor()
+    subject.in_float64()
     result = sk.measure(sk.SubmoduleProfile(block=1, direction=ONES, epsilons=(0.1,)), subject)
     assert [row["module"] for row in result.rows] == [f"model.layers.1{tail}" for tail in ("", ".first", ".second")]
     assert [row["label"] for row in result.rows] == ["", "first", "second"]

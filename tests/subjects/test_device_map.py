@@ -80,7 +80,8 @@ def test_a_fresh_process_loads_it_in_the_same_places(placed, tmp_path):
     assert sk.bits_equal(output, subject.baseline[0])
 
 
-def test_of_several_cards_every_name_is_in_the_environment():
+def test_of_several_cards_every_name_is_in_the_environment(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     weights = [SimpleNamespace(device=torch.device(name)) for name in ("cuda:0", "cpu", "cuda:2", "cuda:0")]
     spread = SimpleNamespace(model=SimpleNamespace(parameters=lambda: weights, hf_device_map={"a": 2, "": "cpu"}))
     assert [str(one) for one in devices_of(spread.model)] == ["cuda:0", "cpu", "cuda:2"]
