@@ -15,7 +15,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make report   measure the default model, write $(REPORT)/index.html (three to four minutes after set-up)"
+	@echo "make report   measure the default model, write $(REPORT)/index.html (some three minutes after set-up)"
 	@echo "make test     test the kit itself"
 	@echo 'make test-long  the tests that make test leaves out for their time'
 	@echo "make torture  try to break the kit, for an hour, and mutants of it for another; writes docs/reliability.md"
