@@ -94,6 +94,17 @@ def test_three_forwards_a_text_are_counted_as_three_calls(planted):
     assert (model.counter.forwards - before.forwards, model.counter.calls - before.calls) == (6, 6)
 
 
+def test_the_longest_state_is_looked_for_behind_blocks_and_not_before_them():
+    """Embeddings are longest where every block hands on a hundredth of its state."""
+    model = sk.load("tiny")
+    blocks = ResidualBlocks(model)
+    block = blocks.block(0)
+    for layer in blocks.anatomy.blocks:
+        layer.register_forward_hook(lambda _module, _given, state: state / 100)
+    found = projected_values(blocks, block, torch.eye(64, dtype=torch.float64)[:2], [[1, 2]])
+    assert 0 < found["projected_norm"] < float(model.model.get_input_embeddings().weight[[1, 2]].norm(dim=1).max()) / 9
+
+
 @pytest.mark.parametrize("family", PLAIN)
 def test_a_twin_without_decay_has_none_and_a_random_one_no_long_tokens(family):
     twin = sk.measure(sk.SingularDefects(TEXTS, tokens=4), defective_plain(family, decay=False), progress=False)

@@ -5,6 +5,7 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements import flip_reproducer
+from stabilitykit.subjects.noise import threads
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,16 @@ def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tmp_pa
     assert flip_reproducer.weight_digest(flip_reproducer.load(str(tmp_path), found)) == weights
     with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
         flip_reproducer.load(str(tmp_path), {**found, "weights": "0" * 64})
+
+
+def test_it_ends_with_0_where_it_reproduces_and_with_1_where_not(tmp_path, monkeypatch, capsys):
+    loaded = sk.load("tiny")
+    loaded.model.save_pretrained(tmp_path / "model")
+    script = sk.flip_pair(sk.CausalLMSubject(loaded, [1, 2, 3])).save(tmp_path / "flip", model=str(tmp_path / "model"))
+    monkeypatch.setattr(flip_reproducer, "__file__", str(script))
+    with threads(torch.get_num_threads()):
+        assert flip_reproducer.main([]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "reproduced"
+        monkeypatch.setattr(flip_reproducer, "run", lambda *_: torch.zeros(len(loaded.tokenizer) + 1))
+        assert flip_reproducer.main([]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "not reproduced"

@@ -119,7 +119,8 @@ def test_first_tokens_and_their_rows(plain):
         assert result.arrays["similarity"][number] == pytest.approx(np.array(table), abs=1e-5)
         brute = np.array([cosine(h, row) for row in W])
         near = np.argsort(-brute, kind="stable")[:4]
-        assert [row["token_id"] for row in rows(result, "neighbour", number=number)] == near.tolist()
+        neighbours = rows(result, "neighbour", number=number)
+        assert [(row["rank"], row["token_id"]) for row in neighbours] == list(enumerate(near.tolist(), 1))
         (state,) = rows(result, "state", number=number)
         assert (state["nearest_id"], state["nearest_cosine"]) == (near[0], pytest.approx(brute[near[0]], abs=1e-5))
         figures = (state["neighbours_mean"], state["neighbours_sd"])
@@ -329,6 +330,11 @@ def test_one_prompt_has_no_distance_and_no_drift():
     assert not {"state_cosine", "role_drift_max", "drift_over_question"} & set(result.readings)
     assert result.arrays["cosine"].tolist() == [[0.0]]
     assert value(result, "prompts") == 1
+
+
+def test_a_role_alone_is_at_the_mean_and_not_beyond_it():
+    (row,) = rows(asked(sk.load("tiny"), questions=ASKED[:1], roles=ROLES[:1]), "drift")
+    assert (row["cosine_rank"], row["beyond_mean"]) == (1, False)
 
 
 def test_a_head_of_another_width_is_unsupported():

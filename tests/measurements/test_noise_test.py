@@ -331,3 +331,8 @@ def test_the_stated_cost_bounds_the_work():
     asked = sk.NoiseTest()
     stated, took = asked.cost(subject).forwards, sk.measure(asked, subject, progress=False).execution.forwards
     assert stated / 2 <= took <= stated
+
+
+def test_the_stated_rows_are_those_of_draws_baseline_and_noise_floor():
+    """8 inputs in batches of 4 and the baseline; the floor takes 3 batches, and 1, 2, 3, 8 and one more."""
+    assert sk.NoiseTest(kinds=(sk.Gaussian(0.1),), draws=7).cost(head(1.0, batch=4)).forwards == (3 + 3) * 4 + 14 + 1

@@ -235,6 +235,13 @@ def test_a_bias_of_the_head_is_part_of_every_partial_logit(toys):
     assert value(result, "head_error") < 1
 
 
+def test_a_bias_far_below_zero_is_room_for_rounding_like_one_above(toys):
+    head = nn.Linear(H, V)
+    with torch.no_grad():
+        head.bias.copy_(torch.linspace(-3e4, 3e4, V))
+    assert value(asked(toy(toys, torch.full((V, H), 1 / 3), torch.linspace(1.0, 0.99, H), head=head)), "head_error") < 1
+
+
 def test_uneven_odds_are_finite_or_infinite():
     from stabilitykit.measurements.spread_rows import _odds
 

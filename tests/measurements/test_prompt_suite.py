@@ -63,6 +63,7 @@ def test_margins_are_those_of_plain_generation(spec):
         spread |= {"q1": np.quantile(z, 0.25), "q3": np.quantile(z, 0.75)}
         assert {name: row[f"logit_{name}"] for name in spread} == pytest.approx(spread, abs=2e-5)
         top = rows(result, "top", number=row["number"])
+        assert [one["rank"] for one in top] == [1, 2, 3, 4, 5]
         assert [one["token_id"] for one in top] == ordered.indices[0, :5].tolist()
         assert [one["probability"] for one in top] == pytest.approx(chances[0, :5].tolist(), abs=1e-5)
         assert row["answer"] == loaded.tokenizer.decode(ids)

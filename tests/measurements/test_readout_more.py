@@ -16,3 +16,11 @@ def test_the_sentence_tells_the_first_and_the_last_rank():
         "The state that the head reads stands at 10 degrees to the row of rank 1 and at 30 to that of rank 7 (medians; "
         "before the norm 40 and 60); the nearest tie is 2 away, 0.25 of the state's length."
     )
+
+
+def test_a_state_of_length_zero_lies_on_every_line(toys):
+    """All logits are equal there: no margin, no distance, and no share of a length that is zero."""
+    model = toys.model([toys.Times(0.0)])
+    result = sk.measure(sk.ReadoutAngles(((3, 1, 2),), ranks=(1, 2)), sk.adopt(model), progress=False)
+    positions = [row for row in result.rows if row["part"] == "position"]
+    assert {(row["length"], row["margin"], row["relative_distance"]) for row in positions} == {(0.0, 0.0, 0.0)}

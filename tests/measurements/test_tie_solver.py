@@ -294,3 +294,11 @@ def test_a_third_token_between_the_two_is_refused_as_well():
     assert tie_point(parted(0.5), max_ulp=1e6).gap > 0
     with pytest.raises(sk.UnsupportedError, match="a third token comes first"):
         tie_point(parted(1.0002), pair=(0, 1), max_ulp=1e6)
+
+
+def test_a_gap_of_a_few_ulp_is_still_stepped_over_once():
+    """Two coordinates five floats apart: within rounding of a tie, where one Newton step is tried and arrives."""
+    x0 = torch.tensor([1.0, 1.0 + 5 * 2.0**-23])
+    tie = tie_point(linear(torch.eye(2), x0))
+    assert [row["kind"] for row in tie.trace] == ["start", "newton"]
+    assert tie.gap == 0

@@ -37,3 +37,13 @@ def test_a_line_is_walked_without_a_gap_where_all_its_floats_can_be_listed():
     assert (below, above) == (pytest.approx(2.5 * 2**-24), pytest.approx(2.5 * 2**-23))
     assert Grid(2.0**-26, points=4, cells=3).steps(torch.ones(1), along)[1] == (0, 0)
     assert grid.steps(torch.tensor([1.0, 0.0]), torch.ones(2))[1] == (0, 0)
+
+
+def test_a_scan_without_the_oracle_is_stated_to_run_its_own_points_once_and_with_it_twice():
+    subject = sk.CausalLMSubject(sk.load("tiny"), [1, 2, 3], site="logits", batch=4)
+    alone, both = (
+        [sk.FlipScan(("v1",), points=points, cells=2, oracle=oracle).cost(subject).forwards for points in (40, 8)]
+        for oracle in (False, True)
+    )
+    assert alone[0] - alone[1] == 2 * (40 - 8)
+    assert both[0] - both[1] == 2 * 2 * (40 - 8)
