@@ -133,7 +133,7 @@ class MapReading:
         return Fit(*[math.nan] * 4) if self.linear is None else fit(self.found.D, self.linear)
 
     def outside(self) -> float:
-        """Return the flip ratio of pairs on one side of the predicted line, `beyond` noise floors or more from it."""
+        """Return the flip ratio of pairs on one side of the predicted line, more than `beyond` noise floors from it."""
         if self.linear is None:
             return math.nan
         sides = np.sign(self.linear) * (np.abs(self.linear) > self.beyond * self.noise)

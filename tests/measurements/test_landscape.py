@@ -111,6 +111,18 @@ def test_what_lies_outside_is_counted_as_by_hand():
     assert values(result)["flip_ratio_outside"] == normalised_flip_ratio(D >= 0, where)
 
 
+def test_what_lies_just_at_the_bound_is_inside():
+    """The bound is put on one cell's own prediction: its pairs no longer count, those of the next cell do."""
+    first = asked(noise)
+    linear, gap = first.arrays["linear"], values(first)["noise_gap"]
+    for edge in np.unique(np.abs(linear[linear != 0]))[:8]:
+        beyond = float(edge / gap)
+        assert beyond * gap == edge
+        found = values(asked(noise, beyond=beyond))["flip_ratio_outside"]
+        where = (linear > edge).astype(int) - (linear < -edge)
+        assert found == normalised_flip_ratio(first.arrays["D"] >= 0, where)
+
+
 def test_a_flat_map_is_called_flat_and_nothing_is_random():
     result = asked(flat)
     found = values(result)
