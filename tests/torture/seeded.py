@@ -63,9 +63,9 @@ MUTANTS = (
            "return _OPERATORS[self.comparison](value, self.value)",
            "return value != value or _OPERATORS[self.comparison](value, self.value)", LIMIT),
     # wrong inputs
-    Mutant("a direction that is renormalised", "numerics/lattice.py",
+    Mutant("a direction that is renormalised", "numerics/perturbation.py",
            "s * d.double()).to(x0.dtype)", "s * (d / d.norm()).double()).to(x0.dtype)", LATTICE),
-    Mutant("an input that is stepped in its own dtype", "numerics/lattice.py",
+    Mutant("an input that is stepped in its own dtype", "numerics/perturbation.py",
            "return (x0.double() + s * d.double()).to(x0.dtype)", "return x0 + (s * d.double()).to(x0.dtype)", LATTICE),
     # skipped and repeated work
     Mutant("a difference that is tried again", "measurements/determinism.py",
@@ -104,8 +104,8 @@ MUTANTS = (
            f"{SUBJECT} tests/subjects/test_prefix.py"),
     Mutant("a prefix of other experts", "subjects/causal_lm.py",
            "self._prefixes = {}  # a new one", "pass  # a new one", PROOFS),
-    Mutant("a prefix that lacks its first token", "subjects/causal_lm.py",
-           "rows = self._before.repeat(batch, 1, 1)", "rows = self._before[1:].repeat(batch, 1, 1)", SUBJECT),
+    Mutant("a prefix that lacks its first token", "subjects/prefix.py",
+           "rows = subject._before.repeat(batch, 1, 1)", "rows = subject._before[1:].repeat(batch, 1, 1)", SUBJECT),
     Mutant("padding that is not x0", "subjects/subject.py",
            "torch.cat([X, self.copies(missing)])", "torch.cat([X, 0 * self.copies(missing)])", SUBJECT),
     Mutant("a baseline of the first slot for all", "subjects/subject.py",
@@ -116,7 +116,7 @@ MUTANTS = (
            "for seed in range(DRAWS):", "for seed in range(0):", PROOFS),
     Mutant("noise that nobody minds", "subjects/proofs.py", "same = bits_equal(first, second)", "same = True", PROOFS),
     Mutant("embeddings that need not be the input", "subjects/proofs.py",
-           "if not bits_equal(by_ids, by_embeddings):", "if False:", PROOFS),
+           "if bits_equal(by_ids, by_embeddings):", "if True:", PROOFS),
     # models and searches
     Mutant("weights that are upcast before they are hashed", "subjects/weights.py",
            "cast = tensor.detach().to(dtype) if dtype and tensor.is_floating_point() else tensor",

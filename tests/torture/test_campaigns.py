@@ -2,6 +2,8 @@
 
 import pytest
 from torture.campaign import campaigns, fault, unnoticed
+from torture.seeded import MUTANTS
+from torture.tree import ROOT
 
 
 def marks(one):
@@ -20,3 +22,9 @@ def test_no_trial_finds_a_fault(campaign):
 @pytest.mark.parametrize("campaign", ALL)
 def test_planted_defects_are_noticed(campaign):
     assert unnoticed(campaign) == []
+
+
+def test_each_way_of_breaking_the_kit_has_its_place():
+    """The text that it replaces stands there once; a trial of the campaign would say so only when its turn comes."""
+    where = {one.what: (ROOT / "stabilitykit" / one.file).read_text(encoding="utf-8").count(one.old) for one in MUTANTS}
+    assert {what: count for what, count in where.items() if count != 1} == {}
