@@ -19,7 +19,7 @@ from stabilitykit.measurements.flip_pair import FlipPair, flip_pair, flipping
 from stabilitykit.measurements.flip_radius import TRIED, Outward, outward
 from stabilitykit.measurements.flip_words import scanned, went_outward
 from stabilitykit.measurements.progress import bar
-from stabilitykit.measurements.tie_point import TiePoint, pair_of, reading_logits
+from stabilitykit.measurements.tie_point import TiePoint, lanes, pair_of, reading_logits
 from stabilitykit.measurements.tie_solver import EQUAL
 from stabilitykit.measurements.tie_store import at_tie, gradient_of, tie_of
 from stabilitykit.measurements.ties import names, solving, state
@@ -117,12 +117,15 @@ class FlipScan(Measurement):
         return (*_SHARED, *(_AT_TIE if self.at == "tie" else _AT_PROMPT))
 
     def cost(self, subject: Subject) -> Cost:
-        """As a rule in rows: solving the tie, its smallest flip, the lines; products for singular vectors beside."""
-        B, rays = subject.batch, count(self.directions)
+        """As a rule in rows: solving the tie, its smallest flip, the lines; products for singular vectors beside.
+
+        A batch answers one input where its slots have other bits.
+        """
+        B, answered, rays = subject.batch, lanes(subject), count(self.directions)
         found = solving(subject) + flipping(subject) + Cost(backwards=30)
         if self.at == "prompt":
-            return found + Cost(forwards=B * (1 + 2 * rays) * math.ceil(TRIED / B + 1), backwards=1)
-        line = math.ceil((2 * (self.points + 2 * self.cells) + 1) / B)
+            return found + Cost(forwards=B * (1 + 2 * rays) * math.ceil(TRIED / answered + 1), backwards=1)
+        line = math.ceil((2 * (self.points + 2 * self.cells) + 1) / answered)
         return found + Cost(forwards=B * ((1 + self.oracle) * rays * line + 4))
 
     def find(self, subject: Subject) -> Finding:

@@ -1,102 +1,19 @@
 """What a measurement states before it starts is what it then takes, and `quick` stays quick."""
 
 import pytest
-import torch
-from oracles.defective import defective
+from oracles.asked import PROMPT, processes, suite
 
 import stabilitykit as sk
-from stabilitykit import strategies
 from stabilitykit.measurements.invariance import Invariance
 from stabilitykit.profile import PROFILES
 
 CAP = 18_000
 """Rows through the whole model that all checks of `quick` may take on one prompt: minutes on 2 cores for SmolLM2."""
-READOUTS = (sk.ReadoutAngles, sk.NormAlignment, sk.HeadReplay)
 
 
 @pytest.fixture(scope="module")
 def loaded():
     return sk.load("tiny")
-
-
-def suite(profile, loaded):
-    """Return what the ready-made suite asks, as (measurement, subject) pairs."""
-    prefill = sk.CausalLMSubject(loaded, "The capital of France is")
-    decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
-    tied = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=4, site="logits")
-    planted = defective()
-    rays = torch.stack([d.expand() for d in strategies.gaussians(profile.directions, decode.x0.numel())])
-    return [
-        (sk.RunToRun(runs=profile.runs), prefill),
-        (sk.BatchInvariance(sizes=profile.sizes, lengths=profile.lengths), prefill),
-        (sk.PaddingInvariance(lengths=profile.lengths), prefill),
-        (sk.CacheInvariance(lengths=profile.lengths), prefill),
-        (sk.ThreadInvariance(counts=(1, 2), lengths=profile.lengths), prefill),
-        (sk.FirstChange(direction=rays, beyond=profile.beyond), decode),
-        (sk.StabilityFan(angles=profile.angles), decode),
-        (sk.StabilitySpectrum(indices=profile.vectors, control=profile.directions), decode),
-        (sk.BoundaryJump(angles=profile.angles), decode),
-        (
-            sk.Regimes(["v1", "v2", *strategies.gaussians(profile.regimes[0], 64)], points=profile.regimes[1]),
-            decode,
-        ),
-        (sk.SingularSpectrum(k=profile.singular), prefill),
-        (sk.DirectionalGain(directions=profile.gains), decode),
-        (
-            sk.DirectionalGain(
-                ("v1",), (1e-4, 1e-5, 1e-6, 1e-7), signs="+", noise="isotropic", samples=profile.smoothing, oracle=False
-            ),
-            decode,
-        ),
-        (sk.GainByDtype(), decode.with_batch(8)),
-        (sk.NoiseTest(draws=profile.noise), decode),
-        (
-            sk.NoiseTest(draws=profile.noise),
-            sk.CausalLMSubject(loaded, "The capital of France is", rows="all", batch=8),
-        ),
-        (sk.Representability(), decode),
-        (sk.LayerProfile(epsilons=profile.epsilons), decode.with_batch(8)),
-        (sk.SubmoduleProfile(), decode.with_batch(8)),
-        (sk.ModuleSpectrum(inside=profile.opened, tolerance=0.01), prefill),
-        (sk.Fate(directions=rays[: profile.fates[0]], cells=profile.fates[1]), decode),
-        (sk.Staircase(n=profile.stairs), decode),
-        (sk.Rotation(shifts=profile.turns), decode),
-        *((sk.Landscape(plane, n=profile.grid), decode) for plane in profile.planes),
-        (sk.Zoom(sk.Landscape(n=profile.grid), n=profile.grid), decode),
-        (sk.Tie(), tied),
-        (sk.FlipScan(profile.flips[0], points=profile.flips[1], cells=profile.flips[2]), tied),
-        (sk.FlipScan(("v1",), at="prompt"), tied),
-        (sk.WeightGain(), prefill),
-        (sk.BlockGain(), prefill),
-        (sk.KernelAccuracy(shapes=profile.rows, tries=profile.tries), sk.model_kernels(loaded)[1]),
-        (sk.Ledger(), prefill),
-        (sk.HeadSpectra(), sk.Checkpoint.of(loaded)),
-        (sk.HeadProducts(), sk.Checkpoint.of(loaded)),
-        (sk.WeightStatistics(spectra=profile.spectra[0], spectra_blocks=profile.spectra[1]), sk.Checkpoint.of(loaded)),
-        (sk.PredictionSpread(["The capital of France is"]), loaded),
-        (sk.BasisVectors(), loaded),
-        *((kind(["The capital of France is"] * 2, profile.readout[1]), loaded) for kind in READOUTS),
-        (sk.Signature(["ab,cd", "efg.h"]), planted),
-        (sk.SingularDefects(["ab,cd", "efg.h"], profile.defects[0], eigenpairs=profile.defects[1]), planted),
-        (sk.Geometry(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], sample=profile.sample), loaded),
-        (sk.PromptSuite(sk.QUESTIONS[: profile.suite[0]], sk.ROLES[: profile.suite[1]], profile.suite[2]), loaded),
-        (sk.KeptProjections(["ab,cd", "efg.h"], controls=profile.kept[1]), planted),
-        (sk.BlockFlips(["The capital of France is"] * (profile.carried[0] or 5), profile.carried[1]), loaded),
-        (sk.Margins(["The capital of France is"] * (profile.margins[0] or 5), profile.margins[1]), loaded),
-        (sk.WordByWord(tokens=profile.passage[0], sample=profile.passage[1]), loaded),
-        (sk.Trace(["The capital of France is"] * (profile.generation[0] or 5), profile.generation[1]), loaded),
-    ]
-
-
-def processes(profile, loaded):
-    """What starts processes of its own: too slow to be run here, but its statement counts."""
-    said = {"prompts": ["The capital of France is"] * (profile.generation[0] or 5), "tokens": profile.generation[1]}
-    subject = sk.CausalLMSubject(loaded, "The capital of France is")
-    return [
-        (sk.ProcessInvariance(processes=profile.processes), subject),
-        *((sk.CrossDevice(name, **said, forced=forced), loaded) for name in profile.devices for forced in (0, 1)),
-        *((sk.CrossDrift(name, tokens=profile.drift), loaded) for name in profile.devices),
-    ]
 
 
 def test_quick_keeps_its_cap(loaded):
@@ -121,7 +38,7 @@ def test_stated_cost_bounds_the_work(loaded):
 
 def test_stating_a_cost_runs_nothing(loaded):
     """Neither a row nor a product, also where directions are only named and would have to be computed."""
-    decode = sk.CausalLMSubject(loaded, "The capital of France is", path="decode", batch=64)
+    decode = sk.CausalLMSubject(loaded, PROMPT, path="decode", batch=64)
     named = [(sk.FirstChange("v3"), decode), (sk.BoundaryJump(directions=("v1", "-v2")), decode)]
     for measurement, subject in [*suite(PROFILES["quick"], loaded), *named]:
         getattr(subject, "baseline", None)
