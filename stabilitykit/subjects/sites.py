@@ -88,8 +88,8 @@ def locate(site: str, anatomy: Anatomy, model: nn.Module) -> Tap:
     raise UsageError(f"site {site!r} is not one of {FORMS}")
 
 
-def at_position(state: Tensor, batch: int, site: str, position: int = -1) -> Tensor:
-    """Return (B, M) of the token at `position`, the last by default, from a state (B, T, M) or (B, M)."""
+def at_position(state: Tensor, batch: int, site: str, position: int) -> Tensor:
+    """Return (B, M) of the token at `position` from a state (B, T, M) or (B, M)."""
     if state.dim() not in (2, 3) or state.shape[0] != batch:
         raise UnsupportedError(f"site {site!r} gives shape {tuple(state.shape)}, not one vector a row and token")
     return state[:, position] if state.dim() == 3 else state

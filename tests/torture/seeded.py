@@ -90,8 +90,8 @@ MUTANTS = (
     Mutant("the layer before the one that was asked for", "subjects/sites.py",
            "return Tap(anatomy.blocks[int(name)])", "return Tap(anatomy.blocks[int(name) - 1])",
            f"{SUBJECT} tests/subjects/test_sites.py"),
-    Mutant("the token before the last", "subjects/sites.py", "position: int = -1", "position: int = -2",
-           f"{SUBJECT} tests/subjects/test_sites.py"),
+    Mutant("the token before the last", "subjects/site_call.py",
+           "batch: int, position: int = -1", "batch: int, position: int = -2", f"{SUBJECT} tests/subjects/test_sites.py"),
     Mutant("the state before the final norm", "subjects/sites.py",
            'if site in ("post_norm", "logits"):\n        return Tap(None)',
            'if site == "post_norm":\n        return Tap(anatomy.final_norm, before=True)\n    if site == "logits":\n'
