@@ -1,10 +1,9 @@
-"""What a measurement states before it starts is what it then takes, and `quick` stays quick."""
+"""What a measurement states before it starts: nothing is run for it, and `quick` stays quick."""
 
 import pytest
 from oracles.asked import PROMPT, processes, suite
 
 import stabilitykit as sk
-from stabilitykit.measurements.invariance import Invariance
 from stabilitykit.profile import PROFILES
 
 CAP = 18_000
@@ -22,18 +21,6 @@ def test_quick_keeps_its_cap(loaded):
     asked = [*suite(quick, loaded), *processes(quick, loaded)]
     costs = [measurement.cost(subject) for measurement, subject in asked]
     assert sum(cost.forwards + cost.backwards for cost in costs) <= CAP
-
-
-def test_stated_cost_bounds_the_work(loaded):
-    """Each check of `quick` takes no more whole forwards and products than it said, and not a tenth of it either."""
-    for measurement, subject in suite(PROFILES["quick"], loaded):
-        stated = measurement.cost(subject)
-        result = sk.measure(measurement, subject, progress=False)
-        took = result.execution.forwards
-        assert took <= max(stated.forwards, 1), measurement.title
-        if isinstance(measurement, sk.RunToRun | Invariance):
-            assert took * 10 >= stated.forwards, measurement.title
-        assert result.execution.backwards <= stated.backwards + 60, measurement.title
 
 
 def test_stating_a_cost_runs_nothing(loaded):

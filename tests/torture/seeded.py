@@ -91,7 +91,8 @@ MUTANTS = (
            "return Tap(anatomy.blocks[int(name)])", "return Tap(anatomy.blocks[int(name) - 1])",
            f"{SUBJECT} tests/subjects/test_sites.py"),
     Mutant("the token before the last", "subjects/site_call.py",
-           "batch: int, position: int = -1", "batch: int, position: int = -2", f"{SUBJECT} tests/subjects/test_sites.py"),
+           "batch: int, position: int = -1", "batch: int, position: int = -2",
+           f"{SUBJECT} tests/subjects/test_sites.py"),
     Mutant("the state before the final norm", "subjects/sites.py",
            'if site in ("post_norm", "logits"):\n        return Tap(None)',
            'if site == "post_norm":\n        return Tap(anatomy.final_norm, before=True)\n    if site == "logits":\n'
