@@ -66,14 +66,17 @@ def test_a_batch_is_one_plain_batch_of_that_shape(llama, path):
 
 
 @pytest.mark.parametrize("path", ["prefill", "decode"])
-def test_rows_that_do_not_fill_a_batch_are_padded_with_x0(llama, path):
+def test_rows_that_do_not_fill_a_batch_are_padded_with_x0(llama, path, monkeypatch):
     subject = CausalLMSubject(llama, IDS, path=path, batch=4)
     X = torch.stack([(1 + 0.1 * i) * subject.x0 for i in range(6)])
     rest = torch.cat([X[4:], subject.x0.expand(2, -1)])
     wanted = torch.cat([plain(llama, X[:4], path), plain(llama, rest, path)[:2]])
     before = subject.counter.forwards
+    given, evaluate = [], subject.evaluate
+    monkeypatch.setattr(subject, "evaluate", lambda rows: given.append(rows) or evaluate(rows))
     assert bits_equal(subject(X), wanted)
     assert subject.counter.forwards - before == 8
+    assert torch.equal(given[1], rest)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
