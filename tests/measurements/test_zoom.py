@@ -13,7 +13,9 @@ from stabilitykit.measurements.landscape import Landscape
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.zoom import Zoom
 from stabilitykit.results.result import Result
+from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.models import load
 from stabilitykit.subjects.noise import threads
 
 N = 17
@@ -171,3 +173,15 @@ def test_the_stated_cost_bounds_the_work():
         took = measure(zoom, subject(bent)).execution
         assert 0.5 * stated.forwards < took.forwards <= stated.forwards
         assert took.backwards <= stated.backwards
+
+
+def test_a_zoom_of_a_stored_map_runs_the_model_no_more_often_than_the_map_did():
+    """Its middle is one at which the model was measured already: nothing about its bits is proved again."""
+    loaded, runs = load("tiny"), []
+    loaded.model.model.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    subject = CausalLMSubject(loaded, [1, 2, 3], path="decode", batch=4, site="logits")
+    runs.clear()
+    stored = measure(Landscape(("v1", "v2"), span=0.5, n=5, unit="abs", at="prompt", again=None), subject)
+    took = len(runs)
+    measure(Zoom(stored, 2.0, n=5, again=None), subject)
+    assert len(runs) - took <= took
