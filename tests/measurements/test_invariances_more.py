@@ -1,9 +1,11 @@
-"""Where a relative stands, and which numbers of threads are tried where none are named."""
+"""Where a relative stands, and which numbers of threads and lengths are tried."""
 
 import os
 
+import pytest
 import torch
 
+from stabilitykit.errors import UsageError
 from stabilitykit.measurements.invariance import where
 from stabilitykit.measurements.thread_invariance import ThreadInvariance
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -19,3 +21,10 @@ def test_threads_are_the_powers_of_two_up_to_the_cores(monkeypatch):
         for cores, tried in ((1, []), (2, [2]), (7, [2, 4]), (8, [2, 4, 8])):
             monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: range(cores), raising=False)
             assert ThreadInvariance().others() == tried
+
+
+@pytest.mark.parametrize("lengths", [(), (0,), (3, 0)])
+def test_a_number_of_threads_is_tried_with_prompts_of_at_least_one_token(lengths):
+    assert ThreadInvariance(lengths=(1,)).lengths == (1,)
+    with pytest.raises(UsageError, match="a prompt has at least 1 token"):
+        ThreadInvariance(lengths=lengths)

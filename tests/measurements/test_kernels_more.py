@@ -1,4 +1,4 @@
-"""Which run of a kernel is called the worst, and in which layouts each number of axes is tried."""
+"""Which run of a kernel is called the worst, what its truth takes, and which layouts each number of axes has."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.trials import layouts
+from stabilitykit.measurements.trials import layouts, true_result
 from stabilitykit.subjects.kernel import Kernel
 
 
@@ -32,3 +32,18 @@ def test_a_run_that_is_not_finite_is_worse_than_any_error():
 )
 def test_a_vector_has_no_rows_to_lay_out(signature, names):
     assert layouts(Kernel(torch.clone, signature)) == names
+
+
+def test_the_truth_takes_five_runs_of_the_reference():
+    """On the inputs, on three patterns of moves by one ULP, and on inputs one float64 ULP away."""
+    seen = []
+
+    def reference(x):
+        seen.append(x.clone())
+        return x.double()
+
+    x = torch.full((2, 3), 1.5)
+    truth = true_result(Kernel(torch.clone, "bh->bh"), [x], reference, (0,))
+    moves = [(one.double() - 1.5).abs().unique().tolist() for one in seen]
+    assert moves == [[0.0], *[[2.0**-23]] * 3, [2.0**-52]]
+    assert truth.given

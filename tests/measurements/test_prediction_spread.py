@@ -75,6 +75,14 @@ def test_the_largest_component_is_the_largest_positive_one(toys):
     assert grandmother["component"] == 0
 
 
+def test_the_largest_component_is_that_of_the_last_token(toys):
+    """The states of tokens 3 and 1 are largest elsewhere."""
+    states = torch.linspace(1.0, 0.5, H).repeat(V, 1)
+    states[2, 5] = 2.0
+    (grandmother,) = rows(asked(toy(toys, informative(3), states)), "grandmother")
+    assert (grandmother["component"], grandmother["value"], grandmother["position"]) == (5, 2.0, 2)
+
+
 @pytest.mark.parametrize("spec", ["tiny", "tiny:gpt2", "tiny:qwen2", "tiny:phi"])
 def test_the_figures_are_those_of_the_models_own_logits(spec):
     """Softmax, odds, entropy and moments by numpy; P of all components is the model's own probability."""

@@ -9,7 +9,7 @@ import torch
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.ray import Boundary
 from stabilitykit.measurements.regimes import Regimes
-from stabilitykit.measurements.scan import _edge
+from stabilitykit.measurements.scan import Plan, _edge, beyond_tangent, scan
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
 
@@ -34,3 +34,25 @@ def test_nothing_was_left_out_only_if_the_search_went_as_far_as_the_scan(last_sa
     s, unchanged = np.array([1.0, 2.0, 4.0]), np.zeros(3, dtype=bool)
     edge = Boundary(last_same, math.inf, cells=9, coordinate=-1, output=None, slot=0)
     assert _edge(s, unchanged, edge, Lattice(X0, AXIS)) == (4.0, math.inf, everything)
+
+
+def test_where_the_first_scanned_step_changes_no_step_is_known_to_leave_the_output_as_it_is():
+    """The search went past it in its own slot and saw a change later; what it saw below is no step that was kept."""
+    s, changed = np.array([1.0, 2.0]), np.ones(2, dtype=bool)
+    edge = Boundary(3.0, 4.0, cells=9, coordinate=0, output=torch.ones(4), slot=0)
+    assert _edge(s, changed, edge, Lattice(X0, AXIS)) == (0.0, 1.0, False)
+
+
+def test_the_search_goes_as_far_as_the_last_scanned_step_whatever_the_length_of_the_direction():
+    """The output changes at 2^-19, the steps end below 10^-6; a direction of length 2 is walked by halves of them."""
+    subject = FunctionSubject(lambda X: (X[:, :1] >= 0.75 + 2.0**-19).float(), X0)
+    ends = []
+    for decades in ((-7, -6), (-7, -5)):
+        (ray,) = scan(subject, None, [Lattice(X0, 2 * AXIS)], ["twice"], Plan(1.0, decades, 4, 0, 0.1))
+        ends.append((ray.first, bool(ray.certified.any())))
+    assert ends == [(math.inf, False), (pytest.approx(2.0**-19, rel=0.02), True)]
+
+
+def test_from_a_zero_input_the_tangent_is_told_from_a_curve_beyond_ten_times_a_millionth():
+    zero = FunctionSubject(lambda X: X, torch.zeros(2))
+    assert beyond_tangent(zero, np.array([5e-6, 9e-6, 1.1e-5, 1.0])).tolist() == [1.1e-5, 1.0]

@@ -183,6 +183,13 @@ def test_other_files_are_refused(tmp_path):
         sk.read_signature(tmp_path / "none.json")
 
 
+def test_a_version_that_is_not_known_is_told_in_at_most_60_characters(tmp_path):
+    path = tmp_path / "signature.json"
+    path.write_text(json.dumps({"format": FORMAT, "version": "x" * 99}))
+    with pytest.raises(sk.UnreadableError, match=f"of version '{'x' * 59}; this kit reads {VERSION}$"):
+        sk.read_signature(path)
+
+
 @pytest.mark.model
 def test_smollm2_keeps_its_signature_under_noise_and_a_random_twin_has_none():
     """Specification 3: 1 % noise of each weight turns it by 0.36 degrees, 10 % by 3.6."""

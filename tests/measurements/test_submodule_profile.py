@@ -1,5 +1,6 @@
 """Profiles of submodules: exact names, planted rounding, and plain hooks beside the kit."""
 
+import io
 import itertools
 import math
 
@@ -10,6 +11,9 @@ from torch import nn
 
 import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
+from stabilitykit.measurements.pairs import Grid
+from stabilitykit.measurements.progress import progress_to
+from stabilitykit.measurements.site_changes import run
 
 ONES = torch.ones(8, dtype=torch.float64) / math.sqrt(8)
 PROMPT = "The capital of France is"
@@ -218,3 +222,25 @@ def test_the_first_block_is_number_0_and_none_comes_before_it():
     assert sk.SubmoduleProfile(block=0).block == 0
     with pytest.raises(sk.UsageError, match="block=-1 is neither a block's number, from 0, nor 'all'"):
         sk.SubmoduleProfile(block=-1)
+
+
+def test_a_change_that_one_block_takes_away_and_a_later_one_brings_back_grows_in_neither(toys):
+    """Block 1 magnifies coordinate 2, block 2 erases it, block 3 adds what block 0 saw: all growth is block 1's."""
+    keep, gains = toys.Keep(), [torch.ones(8), torch.ones(8)]
+    gains[0][2], gains[1][2] = 64.0, 0.0
+    subject = toys.subject([keep, *map(toys.Times, gains), toys.Reread(keep)])
+    d = torch.eye(8, dtype=torch.float64)[2]
+    result = sk.measure(sk.SubmoduleProfile(direction=d, epsilons=(0.125,), unit="abs", oracle=False), subject)
+    assert [row["relative_l2"] > 0 for row in result.rows] == [True, True, False, True]
+    assert value(result, "top_share") == 1
+    assert result.readings["top_share"].place == {"block": "1"}
+
+
+def test_the_progress_bar_counts_batches_of_pairs(toys):
+    """Five inputs in batches of two are three batches."""
+    subject, said = toys.subject([toys.Times(2.0)], batch=2), io.StringIO()
+    pairs = Grid(ONES, (0.1, 0.2, 0.3, 0.4, 0.5), "abs", "origin", (1,), "p64r").pairs(subject)
+    with progress_to(said):
+        run(subject, pairs, ["block:0"])
+    assert said.getvalue().startswith("\rstates:   0%")
+    assert " 0/3 " in said.getvalue()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.tie_solver import _Search, tie_point
+from stabilitykit.measurements.tie_solver import _neighbours, _Search, tie_point
 
 
 def test_a_step_after_which_a_third_token_leads_is_taken_where_no_shorter_one_is_better():
@@ -33,3 +33,22 @@ def test_of_the_neighbours_that_is_asked_first_which_should_close_the_gap():
     search._around(w.double() / float(w.double().norm()) ** 2)
     assert [one.kind for one in search.seen] == ["start", "around"]
     assert abs(search.seen[1].gap) <= 2.0**-22
+
+
+def test_a_halved_step_is_held_to_a_quarter_of_what_its_own_length_promises():
+    """Steps of 1 and 1/2 lower nothing; that of 1/4 lowers g by 0.2, less than a quarter of g, and is taken."""
+
+    def hollow(X):
+        x = X[:, :1]
+        g = torch.where(x < 0.2, 1 - x, torch.where(x < 0.4, 0.8 - 8 * (x - 0.25), 1 + 0 * x))
+        return torch.cat([4 + g, x * 0 + 4, x * 0 - 9], 1)
+
+    tie = tie_point(sk.FunctionSubject(hollow, torch.tensor([0.0])))
+    assert [row["distance"] for row in tie.trace if row["kind"] == "newton"][:3] == [1.0, 0.5, 0.25]
+    assert tie.distance == pytest.approx(0.35, rel=1e-6)
+
+
+def test_a_coordinate_that_should_go_down_is_moved_down_the_first_as_well():
+    """Below 1 a float is 2^-24 away: down in the first coordinate closes the gap, which up would widen."""
+    first, *_ = _neighbours(torch.ones(2), 2.0**-24, torch.tensor([1.0, 0.125], dtype=torch.float64), 1)
+    assert first.tolist() == [[1 - 2.0**-24, 1.0]]

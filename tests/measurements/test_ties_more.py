@@ -9,6 +9,8 @@ import stabilitykit as sk
 from stabilitykit.measurements.flip_lines import Grid
 from stabilitykit.measurements.flip_radius import outward
 from stabilitykit.measurements.tie_point import read
+from stabilitykit.measurements.tie_solver import tie_point
+from stabilitykit.measurements.ties import oracle_gap
 
 
 def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_input_moved():
@@ -47,3 +49,30 @@ def test_a_scan_without_the_oracle_is_stated_to_run_its_own_points_once_and_with
     )
     assert alone[0] - alone[1] == 2 * (40 - 8)
     assert both[0] - both[1] == 2 * 2 * (40 - 8)
+
+
+def plane(X):
+    return torch.cat([X, X[:, :1] * 0 - 9], 1)
+
+
+def test_the_true_gap_is_that_of_the_slot_in_which_the_tie_was_found():
+    """The float64 twin's second slot is 0.5 off, as its first is not."""
+
+    def slotted(X):
+        return plane(X) + torch.arange(len(X))[:, None] * torch.tensor([0.5, 0.0, 0.0])
+
+    subject = sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]), batch=2, exact=slotted)
+    tie = tie_point(subject)
+    assert tie.gap == 0
+    assert oracle_gap(subject, tie) == 0
+
+
+def test_the_sentence_names_the_tokens_in_the_order_of_the_pair():
+    """Without a tokenizer by their numbers; and how near, how far away and from what they have become equal."""
+    subject = sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))
+    said = sk.measure(sk.Tie(), subject).sentence
+    assert said.startswith(
+        "token 0 and token 1 have equal logits to the last bit at an embedding 0.177 away (14.1% of "
+    )
+    assert said.endswith("in true float64 0 of 0.25 logits are left.")
+    assert sk.measure(sk.Tie((1, 0)), subject).sentence.startswith("token 1 and token 0 have equal logits")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from oracles.planted_maps import PLANE, SPAN, UNIT, X0, bent, line, noise
 
 from stabilitykit.errors import IncomparableError, UsageError
@@ -171,3 +172,13 @@ def test_the_stated_cost_bounds_the_work():
         took = measure(zoom, subject(bent)).execution
         assert 0.5 * stated.forwards < took.forwards <= stated.forwards
         assert took.backwards <= stated.backwards
+
+
+def test_a_zoom_of_a_stored_map_runs_the_model_no_more_often_than_the_map_did(toys):
+    """Its middle is one at which the model was measured already: nothing about its bits is proved again."""
+    on, runs = toys.subject([toys.Times(2.0)], batch=4, site="logits"), []
+    on.model.model.layers[0].register_forward_hook(lambda *_: runs.append(1))
+    stored = measure(Landscape(torch.eye(8)[:2], span=0.5, n=3, unit="abs", at="prompt", again=None), on)
+    took = len(runs)
+    measure(Zoom(stored, 2.0, n=3, again=None), on)
+    assert len(runs) - took <= took
