@@ -1,4 +1,4 @@
-"""Which run of a kernel is called the worst, and in which layouts each number of axes is tried."""
+"""Which run of a kernel is called the worst, where its truth is, and in which layouts each number of axes is tried."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements.kernels import noise_sentence
 from stabilitykit.measurements.trials import layouts
 from stabilitykit.subjects.kernel import Kernel
 
@@ -32,3 +33,8 @@ def test_a_run_that_is_not_finite_is_worse_than_any_error():
 )
 def test_a_vector_has_no_rows_to_lay_out(signature, names):
     assert layouts(Kernel(torch.clone, signature)) == names
+
+
+def test_the_truth_is_told_where_it_can_be_trusted_least():
+    rows = [{"truth_noise": noise, "shape": f"({k},)", "draw": "normal"} for k, noise in enumerate((0.5, 2.0, 1.0))]
+    assert noise_sentence(rows).endswith("by at most 2 scaled ULP (shape (1,), draw normal)")

@@ -53,3 +53,17 @@ def test_a_tie_takes_two_tokens():
     prompt = {"prompt": "p", "forecast": 0.0, "at_risk": False}
     tokens = [{"forecast": 0.0, "seen": 0, "tied": tied} for tied in (1, 2, 3)]
     assert "2 are exact ties" in _sentence([prompt], tokens, 0.05)
+
+
+def test_a_largest_logit_of_its_own_is_no_tie():
+    result = sk.measure(sk.Margins([[1, 2]], 3), sk.load("tiny"), progress=False)
+    assert [row["tied"] for row in result.rows if row["part"] == "token"] == [1, 1, 1]
+    assert result.readings["exact_ties"].value == 0
+
+
+def test_ids_are_as_long_as_they_are():
+    """Also beside a tokenizer, which reads texts."""
+    asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])
+    assert asked.cost(sk.load("tiny")).forwards == (2 + Way("prefill", chunk=1).rows(3, 2)) + (
+        2 + Way("prefill", chunk=1).rows(4, 2)
+    )
