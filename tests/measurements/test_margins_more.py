@@ -55,12 +55,6 @@ def test_a_tie_takes_two_tokens():
     assert "2 are exact ties" in _sentence([prompt], tokens, 0.05)
 
 
-def test_a_largest_logit_of_its_own_is_no_tie():
-    result = sk.measure(sk.Margins([[1, 2]], 3), sk.load("tiny"), progress=False)
-    assert [row["tied"] for row in result.rows if row["part"] == "token"] == [1, 1, 1]
-    assert result.readings["exact_ties"].value == 0
-
-
 def test_ids_are_as_long_as_they_are():
     """Also beside a tokenizer, which reads texts."""
     asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])

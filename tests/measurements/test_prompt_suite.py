@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.margin_groups import STATISTICS, difference_rows
 from stabilitykit.numerics.clusters import clustered
 from stabilitykit.prompts import NO_ROLE, crossed
 from stabilitykit.subjects.anatomy import find
@@ -297,10 +296,3 @@ def test_the_sentence_tells_the_median_margin_of_each_kind():
     result = sk.measure(sk.PromptSuite(ASKED, (), 3), sk.load("tiny"), progress=False)
     told = [f"{value(result, f'margin_{kind}'):.3g} logit ({kind})" for kind in ("factual", "unfactual")]
     assert f", answers have a margin of {', '.join(told)};" in result.sentence
-
-
-def test_a_difference_is_that_of_the_first_kind_less_another():
-    kinds = {"a": 5.0, "b": 2.0, "c": 1.0}
-    prompts = [{"kind": kind, "question": kind, **dict.fromkeys(STATISTICS, size)} for kind, size in kinds.items()]
-    found = {(row["kind"], row["less"], row["value"]) for row in difference_rows(prompts, list(kinds), 0.95, 0)}
-    assert found == {("a", "b", 3.0), ("a", "c", 4.0)}
