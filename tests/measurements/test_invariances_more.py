@@ -1,4 +1,4 @@
-"""Where a relative stands, and which numbers of threads are tried where none are named."""
+"""Where a relative stands, which numbers of threads are tried where none are named, and that cases must be named."""
 
 import os
 

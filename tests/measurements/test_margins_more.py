@@ -1,4 +1,4 @@
-"""Rows and advice from decisions that are made up."""
+"""Rows and advice from decisions that are made up, and the cost of prompts that are ids."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""How a document is cut into windows by default, and which word is named as the one nearest to another."""
+"""How a document is cut into windows by default, what is sampled of it, and which word is named as the nearest."""
 
 import pytest
 
