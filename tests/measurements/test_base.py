@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.measure import combine, measure
 from stabilitykit.measurements.progress import bar, progress_to, terminal
 from stabilitykit.results.metric import Metric, Reading
-from stabilitykit.results.result import Result, Worst
+from stabilitykit.results.result import Result, Row, Worst
 from stabilitykit.subjects.environment import KINDS
 from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.measurable import Measurable
@@ -325,6 +325,19 @@ def test_one_subject_is_answered_as_it_is_alone_or_in_a_list() -> None:
         assert result.rows == ({"run": 1, "error": 1.0},)
         assert result.sentence == "The error is 1."
         assert result.readings["error"].place == {"slot": "0"}
+
+
+def test_what_several_subjects_have_together_is_not_asked_of_one() -> None:
+    """A measurement that compares them has nothing to compare."""
+
+    class Together(ToyQuestion):
+        def across(self, results: Sequence[Result]) -> tuple[Row, ...]:
+            first, second = (result.readings["error"].value for result in results)
+            return ({"apart": second - first},)
+
+    one, other = said(1.0, 2.0, 3.0, "one"), said(1.5, 2.0, 3.0, "other")
+    assert measure(Together(), [one, other]).rows[2:] == ({"apart": 0.5},)
+    assert measure(Together(), [one]).rows == measure(ToyQuestion(), one).rows
 
 
 def test_no_subject_is_a_mistake() -> None:

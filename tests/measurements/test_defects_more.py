@@ -1,11 +1,18 @@
-"""Long tokens at the bounds of what counts as long, and a defect that points the other way."""
+"""Long tokens at the bounds of what counts as long, a defect that points the other way, and what is run for either."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from oracles.defective import BLOCKS, EXPLODES, READ, defective
 
 import stabilitykit as sk
 from stabilitykit.measurements.defects import WAYS, _values
 from stabilitykit.measurements.high_norms import high_norms
+from stabilitykit.measurements.layer_directions import layer_row
+from stabilitykit.measurements.pathways import pathway_rows, right_vectors
+from stabilitykit.numerics.linear_map import LinearMap
+from stabilitykit.subjects.residual_block import ResidualBlocks
 
 
 @pytest.mark.parametrize(("norm", "there"), [(8.0, False), (8.5, True)])
@@ -30,3 +37,35 @@ def test_the_share_of_the_dominant_coordinate_has_no_sign():
     projections = [{"error": 0.1, "keep": keep} for keep in (False, True)]
     values = _values(found, layers, vectors, [{f"explodes_{way}": True for way in WAYS}], projections)
     assert (values["dominant_coordinate"], values["dominant_share"]) == (1, 1.0)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_the_first_vector_points_to_the_side_with_the_larger_output(side):
+    """A layer that stretches the first coordinate most, and gives only what lies on one side of it."""
+    matrix = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    layer = SimpleNamespace(
+        number=0, fed=lambda normed: LinearMap.of_matrix(matrix), fed_forward=lambda X: (side * X @ matrix.T).relu()
+    )
+    V, rows = right_vectors(layer, normed=True)
+    assert V[0].tolist() == [side, 0.0]
+    assert (rows[0]["output_plus"], rows[0]["output_minus"]) == (3.0, 0.0)
+
+
+def test_eigenpairs_are_those_of_the_blocks_with_a_role_if_they_are_asked_for():
+    blocks, states = ResidualBlocks(defective()), torch.ones(3, BLOCKS + 1, 64, dtype=torch.float64)
+    states[2, EXPLODES + 1 :, 0] = 1000.0
+    found, block = high_norms(states, [[1, 2, 3]]), blocks.block(EXPLODES)
+    for role, eigen in (("explosion", True), ("explosion", False), ("", True)):
+        row = layer_row(block, found, role, normed=True, dtype=torch.float32, eigen=eigen)
+        assert ("eigen_real" in row) == (eigen and role == "explosion")
+
+
+def test_each_way_runs_every_token_once_in_batches_of_64():
+    """No token explodes beyond this tau, so none is confirmed in the whole model."""
+    blocks = ResidualBlocks(defective())
+    block, v1 = blocks.block(EXPLODES), torch.eye(64, dtype=torch.float64)[READ]
+    counter = blocks.loaded.counter
+    before = (counter.screened, counter.calls, counter.forwards)
+    assert len(pathway_rows(blocks, block, v1, torch.arange(65), [66], 1e9, 0)) == 65
+    after = (counter.screened, counter.calls, counter.forwards)
+    assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]

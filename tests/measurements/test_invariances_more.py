@@ -1,4 +1,4 @@
-"""Where a relative stands, and which numbers of threads and lengths are tried."""
+"""Where a relative stands, which numbers of threads and lengths are tried, and that cases must be named."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.invariance import where
+from stabilitykit.measurements.invariance import Invariance, where
 from stabilitykit.measurements.thread_invariance import ThreadInvariance
 from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.noise import threads
@@ -28,3 +28,11 @@ def test_a_number_of_threads_is_tried_with_prompts_of_at_least_one_token(lengths
     assert ThreadInvariance(lengths=(1,)).lengths == (1,)
     with pytest.raises(UsageError, match="a prompt has at least 1 token"):
         ThreadInvariance(lengths=lengths)
+
+
+def test_a_subclass_that_names_no_cases_is_told_at_once():
+    class Nothing(Invariance):
+        cost = subjects = sentence = name = None
+
+    with pytest.raises(NotImplementedError):
+        Nothing().compared([None])

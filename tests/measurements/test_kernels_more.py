@@ -1,4 +1,4 @@
-"""Which run of a kernel is called the worst, what its truth takes, and which layouts each number of axes has."""
+"""Which run of a kernel is the worst, what its truth takes and where it is told, and which layouts are tried."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements.kernels import noise_sentence
 from stabilitykit.measurements.trials import layouts, true_result
 from stabilitykit.subjects.kernel import Kernel
 
@@ -47,3 +48,8 @@ def test_the_truth_takes_five_runs_of_the_reference():
     moves = [(one.double() - 1.5).abs().unique().tolist() for one in seen]
     assert moves == [[0.0], *[[2.0**-23]] * 3, [2.0**-52]]
     assert truth.given
+
+
+def test_the_truth_is_told_where_it_can_be_trusted_least():
+    rows = [{"truth_noise": noise, "shape": f"({k},)", "draw": "normal"} for k, noise in enumerate((0.5, 2.0, 1.0))]
+    assert noise_sentence(rows).endswith("by at most 2 scaled ULP (shape (1,), draw normal)")

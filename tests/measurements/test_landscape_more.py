@@ -1,9 +1,17 @@
-"""What the middle of a map costs, and the difference of the logits that is told for it."""
+"""What the middle of a map costs, the difference of the logits that is told for it, and what may be asked."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 import torch
 from oracles.planted_maps import PLANE, SPAN, X0, line
 
+from stabilitykit.errors import UsageError
 from stabilitykit.measurements.landscape import Landscape
+from stabilitykit.measurements.logit_gap import LogitGap
+from stabilitykit.measurements.map_readings import MapReading
 from stabilitykit.measurements.measure import measure
 from stabilitykit.subjects.function_subject import FunctionSubject
 
@@ -25,3 +33,27 @@ def test_the_gap_that_is_told_is_that_of_the_first_slot():
     asked = Landscape(PLANE, span=SPAN, n=5, unit="abs", at="prompt", again=0)
     found = measure(asked, subject).readings["gap"].value
     assert found == float(subject.baseline[0, 0] - subject.baseline[0, 1])
+
+
+def test_no_noise_floor_is_a_number_of_them_and_infinitely_many_are_none():
+    assert Landscape(PLANE, beyond=0).beyond == 0
+    for beyond in (-0.5, math.inf, math.nan):
+        with pytest.raises(UsageError, match="is no number of noise floors; give at least 0"):
+            Landscape(PLANE, beyond=beyond)
+
+
+def test_the_noise_of_a_gap_is_from_the_smallest_to_the_largest_of_all_evaluations():
+    """Gaps 1 and 3 in one batch shape, 2 and 2.5 in another."""
+    logits = [torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [2.5, 0.0]])]
+    subject = SimpleNamespace(finite=lambda Z: Z, equivalents=lambda: [("batch", Z) for Z in logits])
+    assert LogitGap(subject, (0, 1)).noise == 2.0
+
+
+def test_the_shuffled_reference_crosses_as_often_as_its_classes_do():
+    """In a line of cells every pair of neighbours with other classes is a crossing; across it there is none."""
+    classes = np.arange(40)[None] % 2
+    found = SimpleNamespace(D=np.where(classes, 1.0, -1.0))
+    textures = MapReading(None, found, None, 0.0, 0.0, 199, 0).textures
+    shuffled = textures["shuffled"]
+    assert 0 < shuffled.flip_ratio < 1 == textures["measured"].flip_ratio
+    assert shuffled.crossings == pytest.approx(shuffled.flip_ratio * 39 / (1 + 40))

@@ -282,3 +282,9 @@ def test_a_norm_applied_twice_is_seen_before_the_head(toys):
     assert value(found[1], "norm_gap") > 0.1
     last, entering = (rows_at(found[1], site)[0] for site in ("block:0", "pre_norm"))
     assert entering["relative_l2"] != last["relative_l2"]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, math.nan])
+def test_an_avalanche_is_more_than_the_true_change(factor):
+    with pytest.raises(sk.UsageError, match="an avalanche is more than the true change"):
+        sk.LayerProfile(factor=factor)

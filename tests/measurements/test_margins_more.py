@@ -1,4 +1,4 @@
-"""Rows and advice from decisions that are made up."""
+"""Rows and advice from decisions that are made up, and the cost of prompts that are ids."""
 
 from types import SimpleNamespace
 
@@ -53,3 +53,9 @@ def test_a_tie_takes_two_tokens():
     prompt = {"prompt": "p", "forecast": 0.0, "at_risk": False}
     tokens = [{"forecast": 0.0, "seen": 0, "tied": tied} for tied in (1, 2, 3)]
     assert "2 are exact ties" in _sentence([prompt], tokens, 0.05)
+
+
+def test_ids_are_as_long_as_they_are():
+    """Also beside a tokenizer, which reads texts: two tokens more, said one by one and then read in pieces of one."""
+    asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])
+    assert asked.cost(sk.load("tiny")).forwards == (2 + 4) + (2 + 5)

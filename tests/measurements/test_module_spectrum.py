@@ -283,6 +283,7 @@ def test_blocks_are_opened_from_first_to_last(toys):
     assert [row["block"] for row in rows_of(result, "branch")] == [0, 2, 4]
     asked = sk.ModuleSpectrum(inside=3)
     assert sk.measure(asked, subject).execution.forwards <= asked.cost(subject).forwards
+    assert asked.cost(subject.with_batch(6)).forwards - asked.cost(subject).forwards == 3 * 4
 
 
 def test_all_modules_are_recorded_in_one_forward(monkeypatch):

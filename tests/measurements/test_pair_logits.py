@@ -66,6 +66,47 @@ def test_a_pair_that_does_not_lead_is_seen_to_be_led():
     assert seen
 
 
+def test_a_token_behind_the_other_of_the_pair_costs_nothing_where_that_one_leads():
+    """The second of the pair is the last of all: the first is ahead of the others all the same."""
+    subject = gap_of().subject
+    order = subject.baseline[0].argsort(descending=True).tolist()
+    gap = LogitGap(subject, (order[0], order[-1]))
+    _, read = narrowed(gap, rows(gap, 4, 1e-6))
+    seen = whole_heads(gap)
+    assert not read(rows(gap, 4, 1e-6, 1)).third.any()
+    assert not seen
+
+
+def planted(toys, *head):
+    """The gap of tokens 4 and 5 of a model that sends what it is given to a head with the rows 4, 5 and 6 as named."""
+    model = toys.model([toys.Times(1.0)])
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[4:7, :2] = torch.tensor(head)
+        model.model.embed_tokens.weight.copy_(torch.eye(16, 8)[0])
+    return LogitGap(sk.CausalLMSubject(sk.adopt(model), [3], batch=2, site="logits"), (4, 5))
+
+
+def test_what_bounds_the_other_tokens_is_the_first_row_and_its_own_state(toys):
+    """The second row of the first batch lies where the third token leads: there the bound of the first is void."""
+    gap = planted(toys, [10.0, 0.0], [9.0, 0.0], [0.0, 20.0])
+    far = gap.subject.x0 + torch.eye(8)[1]
+    told, read = narrowed(gap, torch.stack([gap.subject.x0, far]))
+    assert told.third.tolist() == [False, True]
+    assert read(torch.stack([far, far])).third.tolist() == [True, True]
+
+
+@pytest.mark.parametrize(("behind", "products"), [(2.0**-22, 1), (2.0**-16, 0)])
+def test_a_lead_within_rounding_is_none(toys, behind, products):
+    """The third token is behind by 2 eps, and by 128: less and more than the 20 that a sum of 8 products may be off."""
+    gap = planted(toys, [1.0, 0.0], [0.5, 0.0], [1.0 - behind, 0.0])
+    X = gap.subject.x0.repeat(2, 1)
+    _, read = narrowed(gap, X)
+    seen = whole_heads(gap)
+    assert not read(X).third.any()
+    assert len(seen) == products
+
+
 @pytest.mark.parametrize("change", [1 + 2.0**-23, 0.5])
 def test_a_panel_with_other_bits_is_not_used(monkeypatch, change):
     """A kernel that adds up a narrow product in another order."""

@@ -1,9 +1,10 @@
-"""How a document is cut into windows by default, and which word is named as the one nearest to another."""
+"""How a document is cut into windows by default, what is sampled of it, and which word is named as the nearest."""
 
 import pytest
 
 import stabilitykit as sk
 from stabilitykit.measurements.word_readings import worst
+from stabilitykit.subjects.generation import Way
 from stabilitykit.subjects.words import Tokenised
 
 
@@ -31,3 +32,17 @@ def test_the_worst_word_is_the_one_with_the_smallest_margin():
     words = [(1, "one", 0.5, "o", "a"), (2, "two", 0.25, "t", "b"), (3, "three", 2.0, "h", "c")]
     found = worst([dict(zip(names, word, strict=True)) for word in words])
     assert (found.where, found.left, found.right) == ("word 2, 'two'", "'t'", "'b'")
+
+
+def test_every_token_but_the_first_is_sampled():
+    """Of three tokens: one row for the window, one for the reference, and for each way the copies of two."""
+    asked, loaded = sk.WordByWord("a b c", tokens=3, ways=[Way("decode"), Way("decode", 3)]), sk.load("tiny")
+    assert asked.cost(loaded).forwards == 1 + 1 + 2 * (1 + 3)
+    assert sk.measure(asked, loaded, progress=False).readings["tokens"].value == 2
+
+
+def test_two_tokens_are_a_text_and_one_is_none():
+    """Two words, where the tokenizer has each as one."""
+    assert sk.WordByWord("two words", tokens=2).tokens == 2
+    with pytest.raises(sk.UsageError, match="tokens=1 is too few; give at least 2"):
+        sk.WordByWord("two words", tokens=1)

@@ -264,6 +264,7 @@ def test_a_head_that_depends_on_its_company_flips_only_there(toys):
     ways = {row["way"]: row for row in rows(result, "way")}
     assert {way: row["flips"] for way, row in ways.items()} == {"alone": 0, "together": 3, "dots": 0, "float64": 0}
     assert (ways["alone"]["differing"], ways["together"]["differing"]) == (0, 3)
+    assert (ways["alone"]["rms_margin_change"], ways["together"]["rms_margin_change"]) == (0.0, 0.5)
     assert value(result, "flips") == value(result, "differing_together") == 3
     assert value(result, "max_margin_change") == 0.5
     assert result.readings["max_margin_change"].place["way"] == "together"

@@ -41,6 +41,22 @@ def test_a_float64_subject_is_stated_to_take_a_second_noise_floor(dtype, floors)
     assert rest == 8 * (1 + 1 + 1) + SELF_TEST + floors * (2 * 8 + 15)
 
 
+def test_the_float64_twin_is_stated_to_take_five_rows_for_one_step():
+    """The step, the certified one, one on either side of x0 for the tangent, and the step on the ray itself."""
+    subject = FunctionSubject(exact, X0, exact=exact, batch=1)
+    asked, search = Regimes(torch.eye(4)[0], decades=(0, 1), points=1), FirstChange(torch.eye(4)[0])
+    rest = asked.cost(subject).forwards - search.cost(subject).forwards
+    assert rest == 1 + (1 + 5) + SELF_TEST + (2 * 1 + 15)
+
+
+@pytest.mark.parametrize(("rays", "along"), [([3], "the ray"), ([0], "the ray"), ([0, 3], "the nearest of 2 rays")])
+def test_the_sentence_tells_the_smallest_stable_step(rays, along):
+    """The float spacing of the fourth coordinate is 8 times that of the first, and so is its stable radius."""
+    result = measure(Regimes(torch.eye(4)[rays], replicates=100), FunctionSubject(noisy, X0, exact=exact, batch=8))
+    nearest = min(row["eps_stable"] for row in result.rows if row["part"] == "ray")
+    assert result.sentence.startswith(f"Along {along} the output keeps every bit up to a step of {nearest:.3g}")
+
+
 def test_the_sentence_tells_the_widest_chaotic_band():
     result = measure(Regimes(torch.eye(4)[[0, 2]], replicates=100), FunctionSubject(noisy, X0, exact=exact, batch=8))
     narrow, wide = sorted(f"{row['chaotic_decades']:.2g}" for row in result.rows if row["part"] == "ray")
