@@ -36,6 +36,16 @@ def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_in
     assert found.estimate == 0.3125
 
 
+@pytest.mark.parametrize("at", [0.2501, 0.3535])
+def test_a_flip_is_narrowed_to_a_ninth_twice_wherever_it_lies_between_two_steps(at):
+    """Just behind the first of them, and just before the second."""
+    one = torch.ones(1, dtype=torch.float64)
+    subject = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1 - at], 1), one)
+    found = outward(subject, (0, 1), ("down", -one, -1.0), at, 1.0)
+    assert found.last_same <= at < found.flip_eps
+    assert found.flip_eps - found.last_same == pytest.approx((2**-1.5 - 2**-2) / 81, rel=1e-9)
+
+
 def test_two_logits_have_no_third():
     seen = read(torch.ones(1), torch.tensor([2.0, 1.0]), (0, 1), "start")
     assert seen.other == (-1, -math.inf)
