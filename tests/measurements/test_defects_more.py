@@ -1,4 +1,4 @@
-"""Long tokens at the bounds of what counts as long, and a defect that points the other way."""
+"""Long tokens at the bounds of what counts as long, a defect that points the other way, rounding to zero, the bar."""
 
 import contextlib
 from types import SimpleNamespace

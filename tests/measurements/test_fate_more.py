@@ -1,4 +1,4 @@
-"""How the work of following changes is shown while it is done."""
+"""How the work of following changes is shown while it is done, and what is said of several rays."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Parts of the script that reproduces a flip, in this process: what it tells, and which weights it takes."""
+"""Parts of the script that reproduces a flip, in this process: what it tells and runs, and which weights it takes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a gain's grid of steps is stated to cost, and what its sentence ends with."""
+"""What a gain's grid of steps is stated to cost, its moves by one float, and what its sentence is about."""
 
 import pytest
 import torch
