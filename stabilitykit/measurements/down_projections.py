@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.measurements.high_norms import HighNorms
-from stabilitykit.numerics.integer_grid import on_grid, steps
+from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.subjects.residual_block import ResidualBlock, ResidualBlocks
 from stabilitykit.subjects.sites import Tap
 
@@ -40,7 +40,8 @@ def projection_row(block: ResidualBlock, X: Tensor, found: HighNorms, roles: Map
     """
     W, long = block.down, found.tracks
     exact = X @ W.T
-    error = torch.linalg.vector_norm(on_grid(X) @ on_grid(W).T - exact, dim=1)
+    rounded = on_grid(X)
+    error = torch.linalg.vector_norm(rounded @ on_grid(W).T - exact, dim=1)
     relative = error / torch.linalg.vector_norm(exact, dim=1)
     ordinary = X[~long]
     return {
@@ -50,7 +51,7 @@ def projection_row(block: ResidualBlock, X: Tensor, found: HighNorms, roles: Map
         "role": roles.get(block.number, ""),
         "error": float(relative[~long].median()),
         "error_of_long": float(relative[long].median()),
-        "zeroed": float((ordinary.abs() < X.abs().max() / steps(8) / 2).double().mean()),
+        "zeroed": float((rounded[~long] == 0).double().mean()),
         "largest": float(X.abs().max()),
         "typical": float(ordinary.abs().median()),
     }

@@ -281,3 +281,8 @@ def test_what_has_no_derivative_has_no_prediction():
 def test_what_cannot_be_searched_is_refused(call, fragment):
     with pytest.raises(UsageError, match=fragment):
         call()
+
+
+def test_how_far_steps_differ_is_said_of_several_alone():
+    said = "The jump is 0.5 times the noise floor. A last bit of the input re-rolls"
+    assert said in jump(noisy, torch.eye(4)[:1], batch=4).sentence

@@ -189,7 +189,9 @@ def test_the_second_run_reads_the_whole_head_and_so_holds_a_narrowed_reading_aga
         return told, lambda rows: whole(gap, rows)._replace(pairs=whole(gap, rows).pairs.flip(1))
 
     subject = FunctionSubject(logits, X0, batch=4)
-    assert evaluated(LogitGap(subject, (0, 1)), grid(n=5), None).unrepeated == 0
+    clean = evaluated(LogitGap(subject, (0, 1)), grid(n=5), None)
+    assert clean.unrepeated == 0
     monkeypatch.setattr(decision_map, "narrowed", swapping)
     found = evaluated(LogitGap(subject, (0, 1)), grid(n=5), None)
     assert found.unrepeated == found.repeated - 4
+    assert sorted((found.D / clean.D).ravel().tolist()) == [-1.0] * (found.repeated - 4) + [1.0] * 4  # the first run

@@ -1,5 +1,6 @@
-"""Long tokens at the bounds of what counts as long, a defect that points the other way, and what is run for either."""
+"""Long tokens at the bounds of what counts, a defect that points the other way, rounding to zero, what is run."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -7,12 +8,27 @@ import torch
 from oracles.defective import BLOCKS, EXPLODES, READ, defective
 
 import stabilitykit as sk
+from stabilitykit.measurements import defects
 from stabilitykit.measurements.defects import WAYS, _values
+from stabilitykit.measurements.down_projections import projection_row
 from stabilitykit.measurements.high_norms import high_norms
 from stabilitykit.measurements.layer_directions import layer_row
 from stabilitykit.measurements.pathways import pathway_rows, right_vectors
+from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects.residual_block import ResidualBlocks
+
+
+class Three:
+    """Three blocks, each its number."""
+
+    loaded = SimpleNamespace(model=SimpleNamespace(dtype=torch.float32))
+
+    def __len__(self):
+        return 3
+
+    def block(self, number):
+        return number
 
 
 @pytest.mark.parametrize(("norm", "there"), [(8.0, False), (8.5, True)])
@@ -69,3 +85,35 @@ def test_each_way_runs_every_token_once_in_batches_of_64():
     assert len(pathway_rows(blocks, block, v1, torch.arange(65), [66], 1e9, 0)) == 65
     after = (counter.screened, counter.calls, counter.forwards)
     assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]
+
+
+def test_one_sampled_token_is_enough_and_none_is_not():
+    assert sk.SingularDefects(["a"], tokens=1).tokens == 1
+    with pytest.raises(sk.UsageError, match="tokens=0 is too few; give at least 1"):
+        sk.SingularDefects(["a"], tokens=0)
+
+
+def test_an_activation_of_half_a_step_becomes_zero():
+    """On the grid of 127 steps up to 254, 1 is half a step, which goes to the even one."""
+    X = torch.tensor([[254.0, 1.0], [1.0, 1.5], [-1.0, 0.5], [3.0, 1.25]], dtype=torch.float64)
+    block = SimpleNamespace(down=torch.eye(2, dtype=torch.float64), number=0)
+    found = SimpleNamespace(tracks=torch.tensor([True, False, False, False]))
+    row = projection_row(block, X, found, {})
+    assert on_grid(X)[1:].tolist() == [[0, 2], [0, 0], [4, 2]]
+    assert row["zeroed"] == 0.5
+
+
+def test_the_bar_is_full_when_every_block_was_looked_at(monkeypatch):
+    moves = []
+
+    @contextlib.contextmanager
+    def bar(total, *_words):
+        moves.append(-total)
+        yield SimpleNamespace(update=lambda: moves.append(1))
+
+    monkeypatch.setattr(defects, "bar", bar)
+    monkeypatch.setattr(defects, "layer_row", lambda block, *_, **how: {"block": block})
+    monkeypatch.setattr(defects, "projection_row", lambda block, *_: {"block": block})
+    layers, projections = sk.SingularDefects(["a"])._by_block(Three(), None, [None] * 3, {})
+    assert [row["block"] for row in layers] == [row["block"] for row in projections] == [0, 1, 2]
+    assert moves == [-3, 1, 1, 1]

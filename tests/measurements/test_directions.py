@@ -261,3 +261,11 @@ def test_the_first_vectors_are_stated_as_products_and_far_ones_as_the_dense_jaco
     assert products_for([40], subject) == products_for([40, 64], subject) == 64
     assert products_for([3, 40], subject) == 64 + few
     assert products_for([0, 0], subject) == products_for([], subject) == 0
+
+
+def test_vectors_are_computed_5_or_10_or_20_at_a_time():
+    """Nothing is stated to be saved between these: one more than 5 costs what 10 do."""
+    subject = FunctionSubject(lambda X: X, torch.ones(480))
+    stated = {count: products_for([count], subject) for count in (1, 5, 6, 10, 11, 20)}
+    assert stated[1] == stated[5] < stated[6] == stated[10] < stated[11] == stated[20]
+    assert (stated[10] - stated[5], stated[20] - stated[10]) == (5 * 20, 10 * 20)

@@ -1,4 +1,4 @@
-"""How the work of following changes is shown while it is done."""
+"""How the work of following changes is shown while it is done, and what is said of several rays."""
 
 import torch
 
@@ -22,3 +22,14 @@ def test_the_bar_is_full_when_every_cell_was_followed(toys, monkeypatch):
     sk.measure(sk.Fate(directions=torch.eye(8, dtype=torch.float64)[1:3], cells=9), subject)
     assert [one.total for one in shown] == [18]
     assert (sum(moves), max(moves)) == (18, 4)
+
+
+def test_of_several_rays_the_most_dense_coordinates_left_where_they_are_count(toys):
+    """The third coordinate is an exact zero, which only the first ray moves beside others."""
+    model = toys.model([toys.Times(2.0)])
+    with torch.no_grad():
+        model.model.embed_tokens.weight[2, 3] = 0.0
+    subject = sk.CausalLMSubject(sk.adopt(model), [3, 1, 2], batch=4)
+    directions = torch.stack([torch.ones(8), torch.eye(8)[1]]).double()
+    result = sk.measure(sk.Fate(directions=directions, cells=2), subject, progress=False)
+    assert result.readings["held"].value == 1

@@ -139,7 +139,9 @@ def test_what_is_written_is_enough(tiny, tmp_path):
     assert bits_equal(tensors["high"], pair.high)
     assert bits_equal(tensors["prefix"], subject.embeddings[:-1])
     with safe_open(stored, framework="pt") as file:
-        found = json.loads(file.metadata()["found"])
+        text = file.metadata()["found"]
+    found = json.loads(text)
+    assert text == json.dumps(found, sort_keys=True)  # the same bytes for the same pair
     assert found["token_ids"] == subject.ids
     assert (found["path"], found["batch"], found["dtype"]) == ("decode", 1, "float32")
     assert found["threads"] == torch.get_num_threads()

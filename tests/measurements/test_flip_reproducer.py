@@ -1,10 +1,11 @@
-"""Parts of the script that reproduces a flip, in this process: what it tells, and which weights it takes."""
+"""Parts of the script that reproduces a flip, in this process: what it tells and runs, and which weights it takes."""
 
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements import flip_reproducer
+from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.noise import threads
 
 
@@ -36,11 +37,30 @@ def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tmp_pa
 def test_it_ends_with_0_where_it_reproduces_and_with_1_where_not(tmp_path, monkeypatch, capsys):
     loaded = sk.load("tiny")
     loaded.model.save_pretrained(tmp_path / "model")
-    script = sk.flip_pair(sk.CausalLMSubject(loaded, [1, 2, 3])).save(tmp_path / "flip", model=str(tmp_path / "model"))
+    pair = sk.flip_pair(sk.CausalLMSubject(loaded, [1, 2, 3]))
+    script = pair.save(tmp_path / "flip", model=str(tmp_path / "model"))
     monkeypatch.setattr(flip_reproducer, "__file__", str(script))
     with threads(torch.get_num_threads()):
         assert flip_reproducer.main([]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == "reproduced"
+        *_, low, high, step, last = capsys.readouterr().out.splitlines()
+        assert last == "reproduced"
+        assert step.startswith("coordinate ")
+        for side, line, token in zip(("low ", "high"), (low, high), pair.tokens, strict=True):
+            assert line.startswith(f"{side}: token {token} ")
+            assert f" expected {token}; logits [" in line
+            assert line.endswith("] (the same logits)")
         monkeypatch.setattr(flip_reproducer, "run", lambda *_: torch.zeros(len(loaded.tokenizer) + 1))
         assert flip_reproducer.main([]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "not reproduced"
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [2]])
+@pytest.mark.parametrize("path", ["decode", "prefill"])
+def test_the_logits_are_those_of_the_subject_with_all_tokens_before_it(ids, path):
+    loaded = sk.load("tiny")
+    subject = sk.CausalLMSubject(loaded, ids, path=path, batch=2, site="logits")
+    found = {"batch": 2, "path": path, "cache": subject.anatomy.past}
+    given = subject.embeddings
+    with threads(torch.get_num_threads()):
+        logits = flip_reproducer.run(loaded.model, given[:-1], given[-1], found)
+    assert bits_equal(logits, subject.baseline[0])

@@ -148,3 +148,9 @@ def test_what_cannot_be_cast_has_a_row_that_says_so():
 def test_what_means_nothing_is_refused(how, message):
     with pytest.raises(sk.UsageError, match=message):
         sk.GainByDtype(**how)
+
+
+def test_a_step_in_parts_of_the_input_is_that_part_of_its_length():
+    result = sk.measure(sk.GainByDtype(epsilons=(0.25,), unit="rel", at=0.25), planted(), progress=False)
+    length = math.sqrt(1 + 0.25 + 0.0625)
+    assert [row["eps_abs"] for row in rows(result, "gain")] == [pytest.approx(0.25 * length)] * 4

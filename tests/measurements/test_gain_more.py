@@ -1,10 +1,12 @@
-"""What a gain's grid of steps is stated to cost, and what its sentence ends with."""
+"""What a gain's grid of steps is stated to cost, its moves by one float, and what its sentence is about."""
 
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.gain import MOVES
+from stabilitykit.measurements.gain_cells import ulp_moves
+from stabilitykit.numerics.bits import ordered
 from stabilitykit.subjects.noise import BATCHES
 from stabilitykit.subjects.precision import SELF_TEST
 
@@ -35,3 +37,15 @@ def test_the_stated_rows_are_those_of_each_direction_that_is_given(directions, c
 def test_the_sentence_ends_with_the_counts_where_nothing_was_averaged():
     result = sk.measure(sk.DirectionalGain("v1", (1e-2,), unit="abs", at=1e-2), linear(), progress=False)
     assert result.sentence.endswith(" Of 2 steps tried: 2 linear.")
+
+
+def test_every_coordinate_moves_by_one_float_up_or_down():
+    x = torch.tensor([0.75, -1.3125, 0.0123, 5.5, 1e-30, -7.0])
+    steps = ordered(ulp_moves(x, 8, 0)) - ordered(x)
+    assert set(steps.flatten().tolist()) == {-1, 1}
+
+
+def test_the_sentence_is_about_the_ray_with_the_largest_gain():
+    asked = sk.DirectionalGain(torch.eye(4)[[1, 0, 2]], (1e-2,), signs="+", unit="abs", at=1e-2)
+    result = sk.measure(asked, linear(), progress=False)
+    assert "along 1 the output moves 8 times as far as the input" in result.sentence

@@ -59,3 +59,39 @@ def test_ids_are_as_long_as_they_are():
     """Also beside a tokenizer, which reads texts: two tokens more, said one by one and then read in pieces of one."""
     asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])
     assert asked.cost(sk.load("tiny")).forwards == (2 + 4) + (2 + 5)
+
+
+def advice(kind, tokens=(), ways=()):
+    """Return what is advised of one kind where a prompt is at risk at its first token."""
+    prompt = {"prompt": "p", "forecast": 0.5, "high": 0.6, "keep": 0, "tokens": 3, "kept_risk": 0.0, "at_risk": True}
+    return [row["advice"] for row in advise([prompt], tokens, ways, 0.05, 0.5) if row["kind"] == kind]
+
+
+def test_ways_with_equal_bits_are_named_together_and_only_where_there_are_some():
+    ways = [
+        {"way": way, "bits_of": bits_of, "flips": 0}
+        for way, bits_of in (("a", "a"), ("b", "b"), ("c", "b"), ("d", "a"))
+    ]
+    assert advice("free", ways=ways) == ["Nothing to pin between ways with equal bits: a = d; b = c."]
+    assert advice("free", ways=ways[:2]) == []
+
+
+def test_the_smallest_margin_of_the_wider_copy_has_no_sign():
+    """The reference's first token is the second of the copy where the margin is negative."""
+    plain = {"forecast": 0.0, "tied": 1, "token_id": 4}
+    tokens = [
+        {**plain, "wide_token_id": id_, "wide_margin": margin} for id_, margin in ((7, -0.5), (4, 0.25), (4, 2.0))
+    ]
+    (said,) = advice("wider dtype", tokens)
+    assert said.startswith(
+        "A float32 copy takes another token in 1 of 3 places, and its smallest margin is 0.25 logit;"
+    )
+
+
+def test_the_tie_that_is_named_is_the_likeliest_to_flip():
+    tie = {"wide_token_id": None, "tied": 2, "rival": "r"}
+    tokens = [
+        {**tie, "token": word, "forecast": forecast} for word, forecast in (("a", 0.125), ("b", 0.25), ("c", 0.0))
+    ]
+    (said,) = advice("ties", [*tokens, {**tie, "tied": 1, "token": "d", "forecast": 0.375}])
+    assert "3 tokens are exact ties, decided by the lower id, such as 'b' against 'r'; they make 50 % of the" in said

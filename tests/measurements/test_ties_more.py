@@ -1,16 +1,28 @@
 """What a tie and a flip scan are made of, asked directly: logits as they are read, lines, the way from a prompt."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.flip_lines import Grid
+from stabilitykit.measurements.flip_lines import Grid, Line
 from stabilitykit.measurements.flip_radius import outward
+from stabilitykit.measurements.flip_words import scanned
 from stabilitykit.measurements.tie_point import read
 from stabilitykit.measurements.tie_solver import tie_point
 from stabilitykit.measurements.ties import oracle_gap
+
+ROW = {
+    "sign_changes": 2,
+    "chatter_ulp": 3.0,
+    "flip_eps": 0.5,
+    "true_sign_changes": 1,
+    "oracle_disagreement": 0.25,
+    "third_tokens": 0,
+}
 
 
 def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_input_moved():
@@ -24,6 +36,16 @@ def test_going_outward_begins_at_a_quarter_of_the_radius_and_says_how_far_the_in
     assert found.realised == pytest.approx(found.flip_eps, rel=1e-12)
     assert found.alignment == pytest.approx(1)
     assert found.estimate == 0.3125
+
+
+@pytest.mark.parametrize("at", [0.2501, 0.3535])
+def test_a_flip_is_narrowed_to_a_ninth_twice_wherever_it_lies_between_two_steps(at):
+    """Just behind the first of them, and just before the second."""
+    one = torch.ones(1, dtype=torch.float64)
+    subject = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1 - at], 1), one)
+    found = outward(subject, (0, 1), ("down", -one, -1.0), at, 1.0)
+    assert found.last_same <= at < found.flip_eps
+    assert found.flip_eps - found.last_same == pytest.approx((2**-1.5 - 2**-2) / 81, rel=1e-9)
 
 
 def test_two_logits_have_no_third():
@@ -76,3 +98,47 @@ def test_the_sentence_names_the_tokens_in_the_order_of_the_pair():
     )
     assert said.endswith("in true float64 0 of 0.25 logits are left.")
     assert sk.measure(sk.Tie((1, 0)), subject).sentence.startswith("token 1 and token 0 have equal logits")
+
+
+def test_the_walk_without_a_gap_goes_on_to_the_end_of_the_span():
+    """Eight floats above 1, the last of them reached a quarter of a float before the span ends."""
+    for points in (1, 8):
+        _, walked = Grid(7.75 * 2**-23, points, cells=100).steps(torch.ones(1), torch.ones(1))
+        assert walked[1] == pytest.approx(7.5 * 2**-23)
+
+
+@pytest.mark.parametrize(("at", "seen"), [(31.5, True), (33.0, False)])
+def test_going_outward_ends_at_32_times_the_radius(at, seen):
+    one = torch.ones(1, dtype=torch.float64)
+    subject = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1 - at], 1), one)
+    found = outward(subject, (0, 1), ("down", -one, -1.0), at, 1.0)
+    assert found.tried == 32
+    assert math.isfinite(found.flip_eps) == seen
+    assert found.token == int(seen)
+
+
+def test_a_true_gap_that_is_unknown_somewhere_has_no_number_of_sign_changes():
+    plain = {"label": "d", "pair": (0, 1), "slope": 1.0, "ulp": 0.5, "walked": (1.0, 1.0)}
+    known = np.array([-1.0, 1.0, 2.0])
+    rest = dict.fromkeys(("epsilon", "realised", "alignment", "gap", "token"), known)
+    assert Line(true_gap=known, **rest, **plain).true_changes == 1
+    assert math.isnan(Line(true_gap=np.array([-1.0, math.nan, 2.0]), **rest, **plain).true_changes)
+
+
+def test_the_sentence_of_a_scan_says_what_true_float64_does_or_why_there_is_none():
+    line, pair = SimpleNamespace(row=lambda: dict(ROW)), SimpleNamespace(coordinate=3, step=0.5)
+    told = scanned([line], pair, ("a", "b"), "")
+    assert told.endswith(" of the logit; true float64 changes it once, and disagrees at up to 25% of the inputs.")
+    unknown = SimpleNamespace(row=lambda: {**ROW, "true_sign_changes": math.nan})
+    refused = scanned([unknown], pair, ("a", "b"), "no twin")
+    assert refused.endswith(" of the logit. There is no true float64: no twin.")
+    assert scanned([unknown], pair, ("a", "b"), "").endswith(" of the logit.")
+
+
+def test_the_worst_place_of_a_scan_names_both_tokens():
+    fall = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    subject = sk.FunctionSubject(lambda X: X @ fall.T + torch.tensor([0.0, 2.5], dtype=X.dtype), torch.ones(1).double())
+    result = sk.measure(sk.FlipScan(torch.ones(1, 1), points=2, cells=2, oracle=False), subject, progress=False)
+    first, second = (str(token) for token in result.arrays["flip_tokens"])
+    assert first != second
+    assert (result.worst.left_name, result.worst.right_name) == (f"token {first}", f"token {second}")
