@@ -64,3 +64,12 @@ def test_the_logits_are_those_of_the_subject_with_all_tokens_before_it(ids, path
     with threads(torch.get_num_threads()):
         logits = flip_reproducer.run(loaded.model, given[:-1], given[-1], found)
     assert bits_equal(logits, subject.baseline[0])
+
+
+def test_a_model_that_cannot_be_loaded_ends_it_with_3(tmp_path, monkeypatch, capsys):
+    loaded = sk.load("tiny")
+    script = sk.flip_pair(sk.CausalLMSubject(loaded, [1, 2, 3])).save(tmp_path / "flip", model=str(tmp_path / "gone"))
+    monkeypatch.setattr(flip_reproducer, "__file__", str(script))
+    with threads(torch.get_num_threads()):
+        assert flip_reproducer.main([]) == 3
+    assert capsys.readouterr().out.startswith("The model cannot be loaded: ")

@@ -288,3 +288,9 @@ def test_a_norm_applied_twice_is_seen_before_the_head(toys):
 def test_an_avalanche_is_more_than_the_true_change(factor):
     with pytest.raises(sk.UsageError, match="an avalanche is more than the true change"):
         sk.LayerProfile(factor=factor)
+
+
+def test_a_block_that_multiplies_by_just_the_factor_is_no_avalanche():
+    profile = [{"site": f"block:{k}", "gain_ratio": ratio} for k, ratio in enumerate((2.0, 3.0))]
+    assert avalanche(profile, 2.0) == 1
+    assert math.isnan(avalanche(profile, 3.0))

@@ -95,3 +95,9 @@ def test_the_tie_that_is_named_is_the_likeliest_to_flip():
     ]
     (said,) = advice("ties", [*tokens, {**tie, "tied": 1, "token": "d", "forecast": 0.375}])
     assert "3 tokens are exact ties, decided by the lower id, such as 'b' against 'r'; they make 50 % of the" in said
+
+
+def test_the_length_of_a_text_is_that_of_its_tokens():
+    """The tiny model's tokens are bytes: two letters of two bytes each are as long as four letters."""
+    accented, plain = (sk.Margins([text], 2, ways=[Way("prefill", chunk=1)]) for text in ("\u00e9\u00e9", "four"))
+    assert accented.cost(sk.load("tiny")) == plain.cost(sk.load("tiny"))

@@ -172,3 +172,8 @@ def test_the_stated_cost_bounds_the_work(toys, reference):
     asked = sk.LayerProfile(direction="v1", reference=reference)
     stated = asked.cost(subject).forwards
     assert stated / 2 < sk.measure(asked, subject).execution.forwards <= stated
+
+
+def test_one_pair_of_equal_steps_among_others_is_refused():
+    with pytest.raises(UsageError, match="hold an input against itself"):
+        sk.LayerProfile(direction=AXIS, epsilons=((0.1, 0.1), (0.1, 0.2)))

@@ -1,8 +1,13 @@
 """What the sentence about the angles of the last state says, asked directly with made-up angles."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
+import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements.last_states import matching
 
 
 def test_the_sentence_tells_the_first_and_the_last_rank():
@@ -24,3 +29,9 @@ def test_a_state_of_length_zero_lies_on_every_line(toys):
     result = sk.measure(sk.ReadoutAngles(((3, 1, 2),), ranks=(1, 2)), sk.adopt(model), progress=False)
     positions = [row for row in result.rows if row["part"] == "position"]
     assert {(row["length"], row["margin"], row["relative_distance"]) for row in positions} == {(0.0, 0.0, 0.0)}
+
+
+def test_states_of_another_width_than_the_head_are_told_with_their_widths():
+    tool, before, after = SimpleNamespace(weight=torch.ones(5, 3)), torch.ones(2, 3), torch.ones(2, 4)
+    with pytest.raises(sk.UnsupportedError, match="have 3 components, the states around the final norm 3 and 4: no"):
+        matching(tool, before, after)

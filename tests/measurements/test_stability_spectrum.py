@@ -267,3 +267,8 @@ def test_an_interval_that_ends_at_zero_says_neither():
 def test_a_direction_without_length_changes_nothing():
     subject = FunctionSubject(lambda X: 3 * X, torch.ones(2))
     assert smooth_changes(subject, torch.tensor([[0.0, 0.0], [0.0, 2.0]])) == [0.0, pytest.approx(6)]
+
+
+def test_there_are_as_many_vectors_as_the_smaller_side_has_numbers():
+    flat, tall = (FunctionSubject(lambda X, d=d: X[:, :1].repeat(1, d), torch.ones(3)) for d in (2, 5))
+    assert [StabilitySpectrum(indices="all").numbers(one) for one in (flat, tall)] == [[1, 2], [1, 2, 3]]

@@ -1,6 +1,7 @@
 """What a tie and a flip scan are made of, asked directly: logits as they are read, lines, the way from a prompt."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements import ties
 from stabilitykit.measurements.flip_lines import Grid, Line
 from stabilitykit.measurements.flip_radius import outward
 from stabilitykit.measurements.flip_words import scanned
@@ -142,3 +144,10 @@ def test_the_worst_place_of_a_scan_names_both_tokens():
     first, second = (str(token) for token in result.arrays["flip_tokens"])
     assert first != second
     assert (result.worst.left_name, result.worst.right_name) == (f"token {first}", f"token {second}")
+
+
+def test_the_third_token_is_below_the_lower_of_the_pair(monkeypatch):
+    subject = sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))
+    found = replace(tie_point(subject), logits=(2.0, 1.5), other=(2, 1.0))
+    monkeypatch.setattr(ties, "tie_of", lambda *_args, **_how: found)
+    assert sk.measure(sk.Tie(), subject).readings["third_gap"].value == 0.5

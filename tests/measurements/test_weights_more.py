@@ -34,3 +34,8 @@ def test_one_block_may_be_decomposed_and_none_may_not():
     assert sk.WeightStatistics(spectra_blocks=1).spectra_blocks == 1
     with pytest.raises(sk.UsageError, match="looks at none"):
         sk.WeightStatistics(spectra_blocks=0)
+
+
+def test_writing_weights_runs_nothing_through_the_model(tmp_path):
+    asked = sk.WeightExport(tmp_path / "weights")
+    assert asked.cost(sk.Checkpoint.of(sk.load("tiny"))) == sk.Cost()
