@@ -113,6 +113,11 @@ def test_a_truth_that_is_no_number_is_refused_with_its_place() -> None:
         accuracy(rows([1.0, 1.0], dtype=torch.float32), rows([1.0, NAN]), torch.zeros(1).double())
 
 
+def test_of_several_that_are_no_number_the_first_is_named() -> None:
+    with pytest.raises(InvalidError, match=r"no number at \[0, 2\] \(3 in all\)"):
+        accuracy(torch.ones(2, 3), rows([1.0, 1.0, NAN], [NAN, 1.0, NAN]), torch.zeros(2).double())
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
 def test_nothing_is_right(shape: tuple[int, int]) -> None:
     found = accuracy(torch.zeros(shape), torch.zeros(shape).double(), torch.zeros(shape[0]).double())

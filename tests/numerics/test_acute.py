@@ -26,3 +26,12 @@ def test_coherence_is_the_mean_over_pairs():
     pairs = [acute_angle(vectors[i], vectors[j]) for i in range(7) for j in range(i)]
     assert coherence(vectors) == pytest.approx(sum(pairs) / len(pairs), rel=1e-9)
     assert math.isnan(coherence(vectors[:1]))
+
+
+def test_parallel_lines_are_no_angle_apart_though_their_cosine_is_rounded():
+    """Of some unit vectors the product with themselves is one bit more than 1, which has no arc cosine."""
+    vectors = torch.from_numpy(np.random.Generator(np.random.PCG64(1)).standard_normal((40, 5)))
+    unit = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    assert (unit.square().sum(dim=1) > 1).any()
+    for vector in vectors:
+        assert 0 <= coherence(torch.stack([vector, -2 * vector, 4 * vector])) < 1e-5

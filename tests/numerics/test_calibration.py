@@ -47,3 +47,8 @@ def test_each_forecast_is_in_one_bin():
 
 def test_empty_bins_are_left_out():
     assert [row["to"] for row in calibration([0.9], [True], (0.0, 0.5, 1.0))] == [1.0]
+
+
+def test_a_half_is_an_edge_unless_other_edges_are_given():
+    rows = calibration([0.4, 0.5, 0.6], [False, True, True])
+    assert [(row["from"], row["to"], row["forecasts"]) for row in rows] == [(0.3, 0.5, 1), (0.5, 1.0, 2)]

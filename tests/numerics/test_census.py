@@ -189,3 +189,29 @@ def test_a_bin_is_the_power_of_two_nearest_to_an_eighth():
     """Nearest by ratio: 6.0625 / 8 is nearer to 1 than to 1/2."""
     assert Census.of(torch.full((3,), 6.0625)).histogram()[0] == 1
     assert Census.of(torch.full((3,), 5.5)).histogram()[0] == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_was_prepared_is_answered_without_another_look(dtype):
+    """Nothing is left of the numbers when they are asked for, only what one pass kept of them."""
+    x = drawn(dtype, 5000)
+    wide, census, bounds = x.double().numpy().copy(), Census.of(x), [0.25, 1e-2]
+    census.prepare(PERCENTS, bounds)
+    x.fill_(math.nan)
+    assert census.at_least(bounds) == [int((np.abs(wide) >= bound).sum()) for bound in bounds]
+    np.testing.assert_allclose(census.percentiles(PERCENTS), np.percentile(np.abs(wide), PERCENTS), rtol=1e-14)
+    assert census.median() == np.median(wide)
+    assert census.signs() == (int((wide > 0).sum()), int((wide < 0).sum()))
+    assert census.zeros == int((wide == 0).sum())
+
+
+def test_thousands_of_elements_are_counted_at_once(monkeypatch):
+    sizes, bincount = [], torch.bincount
+
+    def counted(keys, minlength):
+        sizes.append(len(keys))
+        return bincount(keys, minlength=minlength)
+
+    monkeypatch.setattr(torch, "bincount", counted)
+    Census.of(torch.ones(4096))
+    assert sizes == [4096]

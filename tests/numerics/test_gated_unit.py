@@ -75,3 +75,10 @@ def test_a_unit_that_reads_nothing_has_no_map():
     assert torch.equal(nothing, torch.zeros(1, 3, dtype=torch.float64))
     identity = nearest_linear_ungated(drawn(2, 3), torch.tensor([5.0, -1.0]), lambda a: a)
     assert torch.allclose(identity, drawn(2, 3), rtol=1e-12)
+
+
+def test_a_unit_that_reads_nothing_has_no_map_however_large_its_shift():
+    """The rule's rounding of so large a constant, over a length of nothing, is infinite and would leave nan."""
+    shifts = torch.tensor([1e30, 3e38])
+    nothing = nearest_linear_ungated(torch.zeros(2, 3), shifts, torch.nn.functional.gelu)
+    assert torch.equal(nothing, torch.zeros(2, 3, dtype=torch.float64))

@@ -175,6 +175,9 @@ def test_what_is_no_map_is_refused():
         crossings(np.array([[1.0, math.nan]]))
     with pytest.raises(UsageError, match="at least one cell"):
         flip_ratio(np.ones((0, 3), dtype=bool))
+    for B in (np.ones((0, 3), dtype=bool), np.ones((2, 3, 4), dtype=bool)):
+        with pytest.raises(UsageError, match="at least one cell"):
+            regions(B)
     with pytest.raises(UsageError, match="axes of 3 and 2"):
         gradient(np.ones((2, 3)), np.arange(3.0), np.arange(2.0))
     with pytest.raises(UsageError, match="with slopes"):
