@@ -76,3 +76,9 @@ def test_a_bound_in_percent_sets_no_flag_of_the_callers_context(said):
         context.clear_flags()
         said()
         assert not any(context.flags.values())
+
+
+@pytest.mark.parametrize(("trial", "planned"), [(0, 59), (-1, 59), (60, 59), (1, 0)])
+def test_a_trial_outside_of_its_plan_is_refused_by_the_plans_own_numbers(trial, planned):
+    with pytest.raises(UsageError, match=f"^trial {trial} of {planned}: need 1 <= trial <= planned$"):
+        sentence(trial, planned)

@@ -169,3 +169,21 @@ def test_the_floor_is_that_of_the_elements_themselves():
     s = np.linalg.svd(A, compute_uv=False)[None]
     expected = 2.0**-8 / 2 * np.sqrt((A**2).mean()) * (math.sqrt(6) + math.sqrt(10))
     assert rounding_floor(s, (6, 10), 2.0**-8) == pytest.approx([expected], rel=1e-12)
+
+
+def test_no_more_than_the_elements_that_are_stated_are_widened_at_a_time(monkeypatch):
+    """Eight matrices that together have 2^23 elements go in two parts of 2^22 each."""
+    widened, eigvalsh = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda A: widened.append(len(A)) or eigvalsh(A))
+    stack = torch.ones(1, 1, 1).expand(8, 1, 2**20)
+    assert singular_values(stack).tolist() == [[2.0**10]] * 8
+    assert widened == [4, 4]
+
+
+def test_zeros_are_not_decomposed(monkeypatch):
+    """Their product with themselves has lost nothing."""
+    decomposed = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda A: decomposed.append(len(A)) or svdvals(A))
+    assert singular_values(torch.zeros(2, 3, 4)).tolist() == [[0.0] * 3] * 2
+    assert decomposed == []

@@ -76,3 +76,10 @@ def test_a_name_reaches_a_tenth_from_its_reference():
     found = texture(L + noise() >= 0, L)
     names = {place: called(found, place) for place in (0.1, 0.11, 0.89, 0.9)}
     assert names == {0.1: "smooth", 0.11: "between", 0.89: "between", 0.9: "random"}
+
+
+def test_between_two_references_that_flip_equally_often_there_is_no_place():
+    D = L + noise()
+    found, same = texture(D >= 0, D), texture(L >= 0, L)
+    assert found.flip_ratio != same.flip_ratio
+    assert math.isnan(roughness(found, same, same))
