@@ -99,6 +99,31 @@ def test_equal_elements_have_no_shape():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_have_no_spread_and_no_shape(dtype):
+    found = moments(Census.of(torch.zeros(5, dtype=dtype)))
+    shapeless = {found.pop("skewness"), found.pop("kurtosis")}
+    assert all(math.isnan(value) for value in shapeless)
+    assert set(found.values()) == {0.0}
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+def test_the_shape_does_not_depend_on_the_unit(scale):
+    """Of 0, 0 and 3 the centred numbers are -1, -1 and 2; and 1 and -1, which have no mean, are their own."""
+    skew, even = (moments(Census.of(torch.tensor(x).double() * scale)) for x in ([0.0, 0.0, 3.0], [1.0, -1.0]))
+    assert skew["skewness"] == pytest.approx(math.sqrt(0.5))
+    assert skew["kurtosis"] == pytest.approx(-1.5)
+    assert even["skewness"] == 0
+    assert even["kurtosis"] == pytest.approx(-2)
+
+
+def test_the_least_and_the_largest_are_those_of_all_pieces():
+    x = torch.full((CHUNK + 2,), 2.0)
+    x[[0, 1, -2, -1]] = torch.tensor([0.5, -5.0, -4.0, 7.0])
+    found = moments(Census.of(x))
+    assert [found[name] for name in ("min", "max", "min_abs", "max_abs")] == [-5, 7, 0.5, 7]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_histograms_are_those_of_numpy(dtype):
     x = drawn(dtype, 30_000)
     wide = x.double().numpy()

@@ -1,5 +1,7 @@
 """Rounding to a grid of small integers, against the nearest of the grid written out."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -35,3 +37,13 @@ def test_sixteen_bit_floats_keep_their_dtype():
     x = torch.tensor([1.0, 0.3, -0.7], dtype=torch.bfloat16)
     assert on_grid(x).dtype == torch.bfloat16
     assert torch.allclose(on_grid(x).double(), on_grid(x.double()), rtol=2**-8)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_has_no_largest_number_has_no_grid(bad):
+    """A nan is larger than nothing, and its neighbours must not go to a grid of some other size."""
+    X = torch.tensor([[0.3, bad, 0.7], [0.3, 0.0, 0.7]])
+    assert on_grid(X).isnan().all()
+    rows = on_grid(X, per="row")
+    assert rows[0].isnan().all()
+    assert torch.equal(rows[1], on_grid(X[1]))

@@ -80,3 +80,12 @@ def test_too_few_draws_have_no_estimate_or_no_error():
     assert math.isnan(one.length)
     assert two.length == pytest.approx(math.sqrt(2))
     assert all(math.isnan(value) for value in (two.squared_error, two.error, two.low, two.high))
+
+
+def test_three_draws_are_enough_for_an_error():
+    """Without one of 1, 2 and 4 the products are 8, 4 and 2; their jackknife is the root of 2/3 of 56/3."""
+    found = mean_length(torch.tensor([[1.0], [2.0], [4.0]]))
+    assert found.squared == pytest.approx(14 / 3)
+    assert found.squared_error == pytest.approx(math.sqrt(2 / 3 * 56 / 3))
+    assert found.error == pytest.approx(found.squared_error / (2 * found.length))
+    assert found.low == 0 < found.length < found.high
