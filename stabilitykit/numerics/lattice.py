@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +132,7 @@ class Lattice:
         A chunk without a breakpoint doubles the next one's least length: where the product underflows or s itself is
         rounded, a breakpoint lies far beyond its estimate, or nowhere.
         """
-        s_max = min(s_max, sys.float_info.max)
+        s_max = min(s_max, float(np.finfo(np.float64).max))
         listable = np.setdiff1d(self._moving, np.array(self.dense, dtype=np.int64), assume_unique=True)
         passed, growth = np.zeros(listable.size, dtype=np.int64), _BEYOND
         if start > 0:
