@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, count, number_within, products_for, resolve
 from stabilitykit.measurements.gain_cells import gains
 from stabilitykit.measurements.gain_readings import nearest
 from stabilitykit.measurements.noise_models import floating
@@ -59,8 +59,8 @@ class Representability(Measurement):
     The first leaves out exact zeros of x0, which move at once, by subnormal numbers; `eps_first_move_any` counts them,
     and `zeros` says how many there are. Readings are those of the subject's own
     dtype, worst over directions; the last three at the step nearest to `at`. UsageError for parameters that mean
-    nothing; a dtype that cannot hold x0 has a row that says so. Cost: no forward; "eps*sigma" takes a product a
-    direction. O(H) a step and dtype, and some 100 roundings of x a threshold. Source: the study's experiment 3.
+    nothing; a dtype that cannot hold x0 has a row that says so. Cost: no forward but those of singular vectors that are
+    named; "eps*sigma" takes a product a direction. O(H) a step and dtype, and some 100 roundings of x a threshold. Source: the study's experiment 3.
     """
 
     epsilons: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
@@ -91,8 +91,11 @@ class Representability(Measurement):
             raise UsageError(f"at={self.at!r} is not a positive number")
 
     def cost(self, subject: Subject) -> Cost:
-        """No row runs through the model."""
-        return Cost()
+        """The baseline and the products of singular vectors that are named, and a product a direction for "eps*sigma"."""
+        given = self.direction if isinstance(self.direction, list | tuple) else [self.direction]
+        numbers = [number_within(one, subject) for one in given]
+        products = products_for(numbers, subject) + (count(self.direction) if self.scale == "eps*sigma" else 0)
+        return Cost(forwards=subject.batch if any(numbers) else 0, backwards=products)
 
     def find(self, subject: Subject) -> Finding:
         """Round every step in every dtype, and find the three thresholds of each."""

@@ -173,13 +173,24 @@ def test_one_direction_without_a_derivative_is_enough_to_refuse():
         ask(root, direction=torch.eye(2), scale="eps*sigma")
 
 
-def test_no_row_runs_through_the_model():
+def test_what_naming_a_singular_vector_takes_is_stated():
+    """The planted direction is known and free; the named one takes the baseline and products, scaled one more each."""
+    one = sk.CausalLMSubject(sk.load("tiny"), "abc", path="decode", batch=4)
+    assert sk.Representability(direction=torch.eye(64)[:2]).cost(one) == sk.Cost()
+    assert sk.Representability(direction=torch.eye(64)[:2], scale="eps*sigma").cost(one) == sk.Cost(backwards=2)
+    asked = sk.Representability(direction=["v1", "-v2"], scale="eps*sigma")
+    stated, spent = asked.cost(one), sk.measure(asked, one, progress=False).execution
+    assert 0 < spent.backwards <= stated.backwards
+    assert spent.forwards <= stated.forwards == 4
+    assert sk.Representability(direction="v1").cost(one).backwards == stated.backwards - 2
+
+
+def test_no_row_runs_through_the_model_once_the_vectors_are_known():
     one = sk.CausalLMSubject(sk.load("tiny"), "abc", path="decode", batch=4)
     sk.singular_vectors(one, 2)
     result = ask(one, direction=["v1", "-v2"])
     spent = result.execution
     assert (spent.forwards, spent.backwards, spent.tangents) == (0, 0, 0)
-    assert sk.Representability().cost(one) == sk.Cost()
     assert {row["direction"] for row in result.rows} == {"v1", "-v2"}
     worst = max(rows(result, "threshold", dtype="float32"), key=lambda row: row["eps_aligned"])
     assert result.readings["eps_aligned"].value == worst["eps_aligned"]
