@@ -91,7 +91,7 @@ class Representability(Measurement):
             raise UsageError(f"at={self.at!r} is not a positive number")
 
     def cost(self, subject: Subject) -> Cost:
-        """The baseline and the products of singular vectors that are named, and a product a direction for "eps*sigma"."""
+        """The baseline and products of singular vectors that are named; for "eps*sigma" a product a direction."""
         given = self.direction if isinstance(self.direction, list | tuple) else [self.direction]
         numbers = [number_within(one, subject) for one in given]
         products = products_for(numbers, subject) + (count(self.direction) if self.scale == "eps*sigma" else 0)
