@@ -60,7 +60,8 @@ class Representability(Measurement):
     and `zeros` says how many there are. Readings are those of the subject's own
     dtype, worst over directions; the last three at the step nearest to `at`. UsageError for parameters that mean
     nothing; a dtype that cannot hold x0 has a row that says so. Cost: no forward but those of singular vectors that are
-    named; "eps*sigma" takes a product a direction. O(H) a step and dtype, and some 100 roundings of x a threshold. Source: the study's experiment 3.
+    named; "eps*sigma" takes a product a direction. O(H) a step and dtype, and some 100 roundings of x a threshold.
+    Source: the study's experiment 3.
     """
 
     epsilons: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
