@@ -57,11 +57,16 @@ def resolve(directions: Directions, subject: Subject) -> tuple[Tensor, list[str]
     return torch.stack([_one(direction, subject) for direction in wanted]), [_label(one) for one in wanted]
 
 
-def count(directions: Directions) -> int:
-    """Return how many directions there are, without computing one that is only named: what stating a cost needs."""
+def each(directions: Directions) -> list[Any]:
+    """Return the directions one by one, without computing one that is only named: what stating a cost needs."""
     if isinstance(directions, Tensor):
-        return len(directions) if directions.dim() == 2 else 1
-    return len(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else 1
+        return list(directions.reshape(-1, directions.shape[-1])) if directions.dim() else [directions]
+    return list(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else [directions]
+
+
+def count(directions: Directions) -> int:
+    """Return how many directions there are."""
+    return len(each(directions))
 
 
 def _one(direction: str | Recipe, subject: Subject) -> Tensor:

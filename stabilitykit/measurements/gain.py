@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, number_within, products_for, resolve
+from stabilitykit.measurements.directions import Directions, each, number_within, products_for, resolve
 from stabilitykit.measurements.gain_cells import (
     Effects,
     Ray,
@@ -107,7 +107,7 @@ class DirectionalGain(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """Expected rows: cells, oracle with its self-test, noise floor, both arms of the noise; and the vectors."""
-        wanted = _wanted(self.directions)
+        wanted = each(self.directions)
         sides = len(wanted) * (2 if self.signs == "both" else 1)
         cells = _full(sides * len(self.epsilons) + MOVES + 1, subject.batch) + subject.batch
         twin = cells + SELF_TEST if self.oracle else 0
@@ -180,18 +180,11 @@ class DirectionalGain(Measurement):
         return arrays
 
 
-def _wanted(directions: Directions) -> list[Any]:
-    """Return the directions one by one."""
-    if isinstance(directions, Tensor):
-        return list(directions.reshape(-1, directions.shape[-1])) if directions.dim() else [directions]
-    return list(directions) if isinstance(directions, Sequence) and not isinstance(directions, str) else [directions]
-
-
 def _named(directions: Directions, subject: Subject) -> Directions:
     """Return directions with every singular vector by its number, each once."""
     if isinstance(directions, Tensor):
         return directions
-    wanted = [(one, number_within(one, subject)) for one in _wanted(directions)]
+    wanted = [(one, number_within(one, subject)) for one in each(directions)]
     named = [f"{'-' * one.startswith('-')}v{number}" if number else one for one, number in wanted]
     return list({repr(one): one for one in named}.values())
 

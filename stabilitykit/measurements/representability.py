@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, count, number_within, products_for, resolve
+from stabilitykit.measurements.directions import Directions, each, number_within, products_for, resolve
 from stabilitykit.measurements.gain_cells import gains
 from stabilitykit.measurements.gain_readings import nearest
 from stabilitykit.measurements.noise_models import floating
@@ -93,9 +93,9 @@ class Representability(Measurement):
 
     def cost(self, subject: Subject) -> Cost:
         """The baseline and products of singular vectors that are named; for "eps*sigma" a product a direction."""
-        given = self.direction if isinstance(self.direction, list | tuple) else [self.direction]
+        given = each(self.direction)
         numbers = [number_within(one, subject) for one in given]
-        products = products_for(numbers, subject) + (count(self.direction) if self.scale == "eps*sigma" else 0)
+        products = products_for(numbers, subject) + (len(given) if self.scale == "eps*sigma" else 0)
         return Cost(forwards=subject.batch if any(numbers) else 0, backwards=products)
 
     def find(self, subject: Subject) -> Finding:

@@ -1,15 +1,18 @@
 """Fresh processes: the same bits from the same settings, others under other kernels, and what goes wrong is said."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements import process_invariance
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.process_invariance import ProcessInvariance
+from stabilitykit.subjects import causal_lm, launch, replica
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.environment import environment
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -118,3 +121,19 @@ def test_smollm2_is_the_same_in_a_fresh_process():
     )
     assert torch.get_num_threads() == threads
     assert result.verdict == "pass", result.sentence
+
+
+def test_a_process_looks_for_the_parts_of_its_model_once(tmp_path, monkeypatch):
+    """Asked here, of two paths; both answer with the bits of plain subjects."""
+    asked = [{"prompt": [1, 2, 3], "site": "post_norm", "path": path} for path in ("prefill", "decode")]
+    request = {"model": {"spec": "tiny"}, "threads": None, "subjects": asked}
+    (tmp_path / launch.REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    loaded = sk.load("tiny")
+    wanted = [CausalLMSubject(loaded, **one).baseline[0] for one in asked]
+    found, find = [], replica.find
+    monkeypatch.setattr(replica, "find", lambda model: found.append(model) or find(model))
+    monkeypatch.setattr(causal_lm, "find", lambda model: found.append(model) or find(model))
+    replica.main(str(tmp_path))
+    assert len(found) == 1
+    given = load_file(tmp_path / replica.OUTPUTS)
+    assert all(sk.bits_equal(given[str(place)], y) for place, y in enumerate(wanted))

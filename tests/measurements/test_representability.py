@@ -175,7 +175,7 @@ def test_one_direction_without_a_derivative_is_enough_to_refuse():
 
 def test_what_naming_a_singular_vector_takes_is_stated():
     """The planted direction is known and free; the named one takes the baseline and products, scaled one more each."""
-    one = sk.CausalLMSubject(sk.load("tiny"), "abc", path="decode", batch=4)
+    one = sk.CausalLMSubject(sk.load("tiny"), "vectors that nobody has asked for", path="decode", batch=4)
     assert sk.Representability(direction=torch.eye(64)[:2]).cost(one) == sk.Cost()
     assert sk.Representability(direction=torch.eye(64)[:2], scale="eps*sigma").cost(one) == sk.Cost(backwards=2)
     asked = sk.Representability(direction=["v1", "-v2"], scale="eps*sigma")

@@ -1,6 +1,7 @@
 """What a tie and a flip scan are made of, asked directly: logits as they are read, lines, the way from a prompt."""
 
 import math
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 import stabilitykit as sk
 from stabilitykit.measurements import ties
 from stabilitykit.measurements.flip_lines import Grid, Line
-from stabilitykit.measurements.flip_radius import outward
+from stabilitykit.measurements.flip_radius import TRIED, outward
 from stabilitykit.measurements.flip_words import scanned
 from stabilitykit.measurements.tie_point import read
 from stabilitykit.measurements.tie_solver import tie_point
@@ -151,3 +152,16 @@ def test_the_third_token_is_below_the_lower_of_the_pair(monkeypatch):
     found = replace(tie_point(subject), logits=(2.0, 1.5), other=(2, 1.0))
     monkeypatch.setattr(ties, "tie_of", lambda *_args, **_how: found)
     assert sk.measure(sk.Tie(), subject).readings["third_gap"].value == 0.5
+
+
+def test_where_slots_have_other_bits_a_batch_is_stated_for_each_input():
+    subject = sk.CausalLMSubject(sk.load("tiny"), [1, 2, 3], site="logits", batch=4)
+    apart = copy(subject)
+    apart.proofs = replace(subject.proofs, slots_equal=False)
+    alike = copy(subject)
+    alike.proofs = replace(subject.proofs, slots_equal=True)
+    grids = [sk.FlipScan(("v1",), points=points, cells=2, oracle=False) for points in (40, 8)]
+    more = [[asked.cost(one).forwards for asked in grids] for one in (alike, apart)]
+    assert [many - few for many, few in more] == [2 * (40 - 8), 4 * 2 * (40 - 8)]
+    prompt = sk.FlipScan(("v1",), at="prompt")
+    assert prompt.cost(apart).forwards - prompt.cost(alike).forwards == 4 * 3 * (TRIED - math.ceil(TRIED / 4))

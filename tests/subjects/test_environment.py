@@ -126,3 +126,11 @@ def test_effective_switches_are_read_back_not_believed():
 def test_a_torch_without_its_own_mkl_says_none(monkeypatch, tmp_path):
     monkeypatch.setattr(module.torch, "__file__", str(tmp_path / "__init__.py"))
     assert environment()["mkl_cbwr"] is None
+
+
+def test_what_cannot_change_in_a_process_is_read_once(monkeypatch):
+    before = environment()
+    for name in ("version", "Path"):
+        monkeypatch.setattr(module, name, lambda _: 1 / 0)
+    after = environment()
+    assert all(after[name] == before[name] for name in ("transformers", "cpu"))
