@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding
-from stabilitykit.measurements.directions import Directions, Recipe, count, resolve
+from stabilitykit.measurements.directions import Directions, Recipe, count, products_of, resolve
 from stabilitykit.measurements.radii import Rows, readings_of, sentence_of
 from stabilitykit.measurements.rays import RaySearch, check_count, search
 from stabilitykit.results.metric import Metric, Reading
@@ -46,8 +46,9 @@ class FirstChange(RaySearch):
     direction: Directions = "v1"
 
     def cost(self, subject: Subject) -> Cost:
-        """Return the expected rows."""
-        return self.expected(subject, count(self.direction))
+        """Return the expected rows, and the products of named directions as backwards."""
+        products = products_of(self.direction, subject)
+        return self.expected(subject, count(self.direction)) + Cost(backwards=products)
 
     def find(self, subject: Subject) -> Finding:
         """Search all rays."""
@@ -99,8 +100,8 @@ class StabilityFan(RaySearch):
         check_plane(self.plane, self.angles)
 
     def cost(self, subject: Subject) -> Cost:
-        """Return the expected rows, one ray an angle."""
-        return self.expected(subject, self.angles)
+        """Return the expected rows, one ray an angle, and the products of the plane as backwards."""
+        return self.expected(subject, self.angles) + Cost(backwards=products_of(self.plane, subject))
 
     def find(self, subject: Subject) -> Finding:
         """Search all angles."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stabilitykit.errors import UnsupportedError
 from stabilitykit.measurements.base import Cost, Finding
 from stabilitykit.measurements.boundary import around, check_plane
-from stabilitykit.measurements.directions import Directions, count, products_for, resolve, singular
+from stabilitykit.measurements.directions import Directions, count, each, products_of, resolve, singular
 from stabilitykit.measurements.jumps import jump_rows
 from stabilitykit.measurements.rays import RaySearch, Row, search
 from stabilitykit.measurements.smooth import ratio
@@ -85,7 +85,8 @@ class BoundaryJump(RaySearch):
     def cost(self, subject: Subject) -> Cost:
         """Return the expected rows; the products for |J dx| and for sigma_1 are counted as backwards."""
         rays = self.angles if self.directions is None else count(self.directions)
-        return self.expected(subject, rays) + Cost(backwards=rays + products_for((1,), subject))
+        named = ["v1", *(self.plane if self.directions is None else each(self.directions))]
+        return self.expected(subject, rays) + Cost(backwards=rays + products_of(named, subject))
 
     def find(self, subject: Subject) -> Finding:
         """Search the rays and look at both sides of each boundary."""

@@ -103,6 +103,11 @@ def products_for(numbers: Sequence[int], subject: Subject) -> int:
     return whole + (budget(_several(max(few), subject)) if few else 0)
 
 
+def products_of(directions: Directions, subject: Subject) -> int:
+    """Return the most products that these directions take: none for those that are given by numbers or recipes."""
+    return products_for([number_within(one, subject) for one in each(directions)], subject)
+
+
 def singular_vectors(subject: Subject, count: int) -> Tensor:
     """Return the first `count` right singular vectors of the subject, (>= count, H) float64, signs fixed."""
     return singular(subject, count).v

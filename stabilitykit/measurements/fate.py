@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, count, resolve
+from stabilitykit.measurements.directions import Directions, count, products_of, resolve
 from stabilitykit.measurements.progress import bar
 from stabilitykit.numerics.bits import bits_equal, same_bits
 from stabilitykit.numerics.lattice import Cell, Lattice
@@ -91,9 +91,10 @@ class Fate(Measurement):
             raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound: every ray has all its cells."""
+        """Upper bound: every ray has all its cells; the products of named directions are counted as backwards."""
         batches = math.ceil(count(self.directions) * self.cells / subject.batch)
-        return Cost(forwards=(batches + 1) * subject.batch, screened=(batches + 1) * subject.batch)
+        rows = (batches + 1) * subject.batch
+        return Cost(forwards=rows, backwards=products_of(self.directions, subject), screened=rows)
 
     def find(self, subject: Subject) -> Finding:
         """Run the cells in full batches and follow each until it meets the baseline, if it does."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, Recipe, count, resolve
+from stabilitykit.measurements.directions import Directions, Recipe, count, products_of, resolve
 from stabilitykit.measurements.flip_lines import Grid, Line, scan_line
 from stabilitykit.measurements.flip_pair import FlipPair, flip_pair, flipping
 from stabilitykit.measurements.flip_radius import TRIED, Outward, outward
@@ -122,7 +122,7 @@ class FlipScan(Measurement):
         A batch answers one input where its slots have other bits.
         """
         B, answered, rays = subject.batch, lanes(subject), count(self.directions)
-        found = solving(subject) + flipping(subject) + Cost(backwards=30)
+        found = solving(subject) + flipping(subject) + Cost(backwards=products_of(self.directions, subject))
         if self.at == "prompt":
             return found + Cost(forwards=B * (1 + 2 * rays) * math.ceil(TRIED / answered + 1), backwards=1)
         line = math.ceil((2 * (self.points + 2 * self.cells) + 1) / answered)

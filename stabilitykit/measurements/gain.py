@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, each, number_within, products_for, resolve
+from stabilitykit.measurements.directions import Directions, each, number_within, products_of, resolve
 from stabilitykit.measurements.gain_cells import (
     Effects,
     Ray,
@@ -113,7 +113,7 @@ class DirectionalGain(Measurement):
         twin = cells + SELF_TEST if self.oracle else 0
         floor = 3 * subject.batch + sum(BATCHES) + 1
         noisy = 0 if self.noise is None else _full(2 * max(counts(self.samples)) * len(self.epsilons), subject.batch)
-        vectors = products_for([number_within(one, subject) for one in wanted], subject)
+        vectors = products_of(self.directions, subject)
         return Cost(forwards=cells + twin + floor + sides * noisy, backwards=vectors)
 
     def find(self, subject: Subject) -> Finding:

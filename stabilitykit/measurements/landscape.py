@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.decision_map import evaluated, inputs, runs
-from stabilitykit.measurements.directions import Directions, count, number_within, products_for
+from stabilitykit.measurements.directions import Directions, count, products_of
 from stabilitykit.measurements.ground import TIE_BATCH, Ground, Pair, ground
 from stabilitykit.measurements.judged import array
 from stabilitykit.measurements.map_readings import METRICS, MapReading
@@ -105,10 +105,9 @@ class Landscape(Measurement):
     def ground_cost(self, subject: Subject) -> Cost:
         """Return what finding the middle and the directions costs, products counted as backwards."""
         tied = not isinstance(self.at, Tensor) and self.at == "tie"
-        named = [number_within(one, subject) for one in self.plane] if isinstance(self.plane, Sequence) else []
         rows = min(subject.batch, TIE_BATCH)
         tie = Cost(forwards=(BATCHES_TO_A_TIE + 1) * rows, backwards=GRADIENTS) if tied else Cost()
-        return tie + Cost(backwards=products_for(named, subject))
+        return tie + Cost(backwards=products_of(self.plane, subject))
 
     def find(self, subject: Subject) -> Finding:
         """Walk to the tie, run the plane around it, and set it against the line that calculus predicts."""

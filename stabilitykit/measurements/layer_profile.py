@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.avalanche import avalanche, readings, sentence, smallest
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions
+from stabilitykit.measurements.directions import Directions, products_of
 from stabilitykit.measurements.pairs import Epsilons, Grid, Pair, distinct
 from stabilitykit.measurements.site_changes import EXACT, Column, Sides, columns, in_true_float64, run
 from stabilitykit.measurements.smooth import ratio
@@ -130,8 +130,12 @@ class LayerProfile(Measurement):
             raise UsageError(f"tau={self.tau!r} is no threshold; give a number that is not negative")
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound: all inputs distinct, and the references too unless they are x0; the noise floor included."""
-        return Cost(forwards=profile_rows(self.grid, subject, self.oracle))
+        """Upper bound: all inputs distinct, and the references too unless they are x0; the noise floor included.
+
+        Products of named directions are counted as backwards.
+        """
+        products = products_of(self.direction, subject)
+        return Cost(forwards=profile_rows(self.grid, subject, self.oracle), backwards=products)
 
     def find(self, subject: Subject) -> Finding:
         """Run the distinct pairs, natively and in true float64, and set them side by side."""

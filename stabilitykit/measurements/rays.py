@@ -63,10 +63,15 @@ class RaySearch(Measurement):
             raise UsageError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
 
     def expected(self, subject: Subject, rays: int) -> Cost:
-        """Two whole forwards a ray, one an input beyond, ends of islands, the baseline, the noise floor, screening."""
+        """Two whole forwards a ray, one an input beyond, ends of islands, the baseline, the noise floor, and the walk.
+
+        What is walked takes first blocks where the subject screens, and whole forwards where it does not.
+        """
         B, rounds = subject.batch, math.ceil(rays / subject.batch)
         whole = 1 + (2 + self.beyond) * rounds + self.beyond
-        return Cost(forwards=whole * B + 2 * B + 15, screened=(_EXPECTED_CELLS + self.beyond) * rounds * B)
+        walked = (min(_EXPECTED_CELLS, self.max_cells) + self.beyond) * rounds * B
+        screened = walked if self.screen and subject.depth else 0
+        return Cost(forwards=whole * B + 2 * B + 15 + walked - screened, screened=screened)
 
 
 def check_count(name: str, value: Any, least: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, products_of, resolve
 from stabilitykit.measurements.smooth import ratio, smooth_changes
 from stabilitykit.measurements.staircase import STUDY_START, STUDY_STEP
 from stabilitykit.measurements.steps import check_unit, length_of
@@ -112,7 +112,11 @@ class Rotation(Measurement):
         count = len(self._shifts(subject)) + 3 * self.controls
         rows = 2 * subject.batch * math.ceil(count * len(self.gaps) / subject.batch)
         screened = rows if subject.depth else 0
-        return Cost(forwards=rows + 3 * subject.batch + 15, backwards=count, screened=screened)
+        return Cost(
+            forwards=rows + 3 * subject.batch + 15,
+            backwards=count + products_of(self.direction, subject),
+            screened=screened,
+        )
 
     def find(self, subject: Subject) -> Finding:
         """Turn, step, count."""

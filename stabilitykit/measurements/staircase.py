@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions, resolve
+from stabilitykit.measurements.directions import Directions, products_of, resolve
 from stabilitykit.measurements.smooth import crossover, ratio, secant_scan, smooth_changes
 from stabilitykit.measurements.stairs import Climb, Treads, climb, enumerated, on_grid
 from stabilitykit.measurements.steps import check_unit, length_of
@@ -126,7 +126,7 @@ class Staircase(Measurement):
         B, inputs = subject.batch, self.n + (self.step is not None)
         walked = 2 * B * (math.ceil(inputs / B) + 1)
         scanned = B * math.ceil(len(self.scales) / B)
-        return Cost(forwards=B + walked + scanned + 2 * B + 15, backwards=inputs)
+        return Cost(forwards=B + walked + scanned + 2 * B + 15, backwards=inputs + products_of(self.direction, subject))
 
     def find(self, subject: Subject) -> Finding:
         """Walk the stretch, scan the scales, and set both against the derivative and the noise."""

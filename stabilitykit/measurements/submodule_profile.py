@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
-from stabilitykit.measurements.directions import Directions
+from stabilitykit.measurements.directions import Directions, products_of
 from stabilitykit.measurements.layer_profile import STILL, both, profile_rows
 from stabilitykit.measurements.pairs import Epsilons, Grid, Pair, distinct
 from stabilitykit.measurements.site_changes import Column, columns
@@ -100,8 +100,9 @@ class SubmoduleProfile(Measurement):
             raise UsageError(f"tau={self.tau!r} is no threshold; give a number that is not negative")
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound: all inputs distinct; the noise floor included."""
-        return Cost(forwards=profile_rows(self.grid, subject, self.oracle))
+        """Upper bound: all inputs distinct; the noise floor included; products are counted as backwards."""
+        products = products_of(self.direction, subject)
+        return Cost(forwards=profile_rows(self.grid, subject, self.oracle), backwards=products)
 
     def find(self, subject: Subject) -> Finding:
         """Read all modules in the forwards of the distinct pairs, natively and in true float64."""

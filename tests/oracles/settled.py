@@ -1,13 +1,15 @@
-"""Results of the suite on a tiny model that no kernel changes: what they were is written down, and has to stay.
+"""Answers of tiny models and toys that no kernel changes: what they were is written down, and has to stay.
 
     python tests/oracles/settled.py
 
-runs the suite in processes with other instruction sets, libraries' code paths and numbers of threads, and writes down
-the readings and columns in which all of them agree: words, counts, and numbers to a millionth. What is only rounding
-differs there, and is left out with its whole column. So a change of a formula, of a row or of a sentence is seen on
-every machine, and has to be meant.
+asks the questions of the suite, and others with other arguments, in processes with other instruction sets, libraries'
+code paths and numbers of threads, and writes down the readings and columns in which all of them agree: words, counts,
+and numbers to a millionth. What is only rounding differs there, and is left out with its whole column. So a change of a
+formula, of a row, of a stated cost or of a sentence is seen on every machine, and has to be meant.
 """
 
+import hashlib
+import io
 import json
 import math
 import os
@@ -15,6 +17,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +48,57 @@ def named(asked: list[tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def observed(measurement: Any, subject: Any) -> tuple[Any, Any, Cells]:
+    """Return what was stated as the cost, the result, and what both and the bars of the work say."""
+    from stabilitykit.measurements.measure import ask
+
+    stated = measurement.cost(subject)
+    with drawn() as bars:
+        result = ask(measurement, subject)
+    told = {f"bar {name}": [done, total, unit] for name, (done, total, unit) in bars.items()}
+    metrics = {f"metric {one.name}": [one.unit, one.better] for one in measurement.schema()}
+    return stated, result, {**cells(result), **told, **metrics, "stated": [str(stated)]}
+
+
+@contextmanager
+def drawn() -> Iterator[dict[str, tuple[int, int, str]]]:
+    """Note how far each bar came, of how much, and of what: bars of one name together."""
+    from stabilitykit.measurements import progress
+
+    plain, bars = progress.tqdm, list[Any]()
+
+    class Noted(plain):  # type: ignore[misc, valid-type]
+        def __init__(self, **how: Any) -> None:
+            super().__init__(**how)
+            bars.append(self)
+
+    found: dict[str, tuple[int, int, str]] = {}
+    progress.tqdm = Noted  # type: ignore[misc]
+    try:
+        with progress.progress_to(io.StringIO()):
+            yield found
+    finally:
+        progress.tqdm = plain  # type: ignore[misc]
+    for bar in bars:
+        done, total, _ = found.get(bar.desc, (0, 0, ""))
+        found[bar.desc] = (done + bar.n, total + bar.total, bar.unit)
+
+
 def cells(result: Any) -> Cells:
-    """Return what a result says: its readings, its words, some of its rows by column, and a summary of its arrays."""
-    rows = [result.rows[int(i)] for i in np.unique(np.linspace(0, len(result.rows) - 1, ROWS).round())]
-    columns = dict.fromkeys(name for row in rows for name in row)
+    """Return what a result says: readings, words, some of its rows by column, summaries of whole columns and arrays."""
+    count = len(result.rows)
+    rows = [result.rows[int(i)] for i in np.unique(np.linspace(0, count - 1, min(ROWS, count)).round())]
+    columns = dict.fromkeys(name for row in result.rows for name in row)
     readings = {f"reading {name}": [reading.value] for name, reading in result.readings.items()}
     places = {f"place {name}": [json.dumps(one.place, default=str)] for name, one in result.readings.items()}
     words = {"verdict": [result.verdict], "sentence": [result.sentence], "words": [_NUMBER.sub("#", result.sentence)]}
     table = {f"row {name}": [_plain(row.get(name, "absent")) for row in rows] for name in columns}
+    whole = {f"column {name}": _column([row.get(name, "absent") for row in result.rows]) for name in columns}
     arrays = {f"array {name}": _summary(np.asarray(one)) for name, one in result.arrays.items()}
-    return {**readings, **places, **words, "rows": [len(result.rows)], **table, **arrays}
+    about = {f"subject {name}": [_plain(value)] for name, value in result.subject.items()}
+    said = {"noise": [result.noise], "worst": [json.dumps(result.worst, default=str)]}
+    whole = whole if count > ROWS else {}
+    return {**readings, **places, **words, "rows": [count], **table, **whole, **arrays, **about, **said}
 
 
 def _plain(value: Any) -> Any:
@@ -62,13 +106,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else json.dumps(value, default=str)
 
 
+def _column(values: list[Any]) -> list[Any]:
+    plain = [_plain(value) for value in values]
+    numbers = [value for value in plain if isinstance(value, float)]
+    others = json.dumps([None if isinstance(value, float) else value for value in plain])
+    return [hashlib.sha256(others.encode()).hexdigest()[:16], *_summary(np.array(numbers))]
+
+
 def _summary(array: np.ndarray) -> list[Any]:
     head = [array.dtype.name, json.dumps(array.shape)]
     if array.dtype.kind not in "biuf" or not array.size:
         return head
-    wide = array.astype(np.float64)
+    wide = array.astype(np.float64).reshape(-1)
     kept = wide[np.isfinite(wide)]
-    return [*head, int(kept.size), *(float(f(kept)) for f in (np.mean, np.std, np.min, np.max) if kept.size)]
+    uneven = np.where(np.isfinite(wide), wide, 0.0) * (1 + np.arange(wide.size) % 7)
+    figures = (float(f(kept)) for f in (np.mean, np.std, np.min, np.max) if kept.size)
+    return [*head, int(kept.size), *figures, float(uneven.mean())]
 
 
 def agreed(devices: list[Cells]) -> Cells:
@@ -100,15 +153,15 @@ def apart(table: Cells, found: Cells) -> dict[str, tuple[list[Any], list[Any] | 
     return {name: (table[name], found.get(name)) for name in names}
 
 
-def results() -> Iterator[tuple[str, Cells]]:
-    """Measure everything here."""
+def questions() -> dict[str, tuple[Any, Any]]:
+    """Return everything that is asked, by name."""
     from oracles.asked import suite
+    from oracles.varied import varied
 
     import stabilitykit as sk
     from stabilitykit.profile import PROFILES
 
-    for name, (measurement, subject) in named(suite(PROFILES["quick"], sk.load("tiny"))).items():
-        yield name, cells(sk.measure(measurement, subject, progress=False))
+    return named([*suite(PROFILES["quick"], sk.load("tiny")), *varied()])
 
 
 def written(table: Mapping[str, Cells]) -> str:
@@ -123,7 +176,7 @@ def written(table: Mapping[str, Cells]) -> str:
 def main() -> None:
     """Write the table from processes that are other devices; asked by one of them, answer it."""
     if sys.argv[1:] == ["here"]:
-        print(json.dumps(dict(results())))
+        print(json.dumps({name: observed(*asked)[2] for name, asked in questions().items()}))
         return
     command = [sys.executable, __file__, "here"]
     answers = []

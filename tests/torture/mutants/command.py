@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[3]
 GROUNDS = {
-    "numerics": Ground(ROOT, "stabilitykit/numerics", ("tests/numerics",)),
-    "measurements": Ground(ROOT, "stabilitykit/measurements", ("tests/measurements",)),
+    "numerics": Ground(ROOT, "stabilitykit/numerics", ("tests/numerics", "tests/settled")),
+    "measurements": Ground(ROOT, "stabilitykit/measurements", ("tests/measurements", "tests/settled")),
 }
 RECORDS = ROOT / "docs" / "reliability"
 QUICK = 1.0
