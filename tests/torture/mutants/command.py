@@ -52,8 +52,10 @@ def _room(ground: Ground, journal: Journal, given: argparse.Namespace, end: floa
     for each, again in ((QUICK, ()), (math.inf, ("open", "survived") if given.again else ("open",))):
         verdicts = {one: journal.outcomes[one.name].verdict if one.name in journal.outcomes else "" for one in chosen}
         todo = [one for one, said in verdicts.items() if not said or (said in again and one.place not in known)]
-        if reach is None or not todo or time.monotonic() > end:
+        if reach is None or time.monotonic() > end:
             return
+        if not todo:
+            continue
         for _ in tqdm(
             run(ground, journal, reach, todo, end - time.monotonic(), each),
             total=len(todo),
