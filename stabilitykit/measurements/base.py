@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from stabilitykit.errors import UsageError
+from stabilitykit.measurements.misfit import told
 from stabilitykit.numerics.digest import digest
 from stabilitykit.results.metric import Metric, Reading, readings
 from stabilitykit.results.plain import to_plain
@@ -87,6 +88,12 @@ class Measurement(ABC, Generic[Asked]):
     causes: ClassVar[tuple[str, ...]] = ()
     gate: ClassVar[bool] = False
     requires: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        """Have every check of parameters end in a sentence, also where it stumbles over a value of another type."""
+        super().__init_subclass__(**how)
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = told(cls.__post_init__)  # type: ignore[attr-defined]
 
     @abstractmethod
     def find(self, subject: Asked) -> Finding:

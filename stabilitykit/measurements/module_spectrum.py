@@ -12,7 +12,7 @@ import numpy as np
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.base import Cost, Finding, Measurement
 from stabilitykit.measurements.chain_bound import ChainBound, chain_bound
-from stabilitykit.measurements.directions import singular_vectors
+from stabilitykit.measurements.directions import products_of, singular_vectors
 from stabilitykit.measurements.part_rows import Row, attributed, refused, spectrum_row
 from stabilitykit.measurements.parts import Course, Linear, Part, children, follow, inside, relative
 from stabilitykit.measurements.progress import bar
@@ -98,10 +98,10 @@ class ModuleSpectrum(Measurement):
             raise UsageError(f"max_products={self.max_products} cannot give a singular value; allow at least 9")
 
     def cost(self, subject: Subject) -> Cost:
-        """Upper bound of whole forwards; products of single modules are none."""
+        """Upper bound of whole forwards, and of products of the whole as backwards; those of its parts are none."""
         asked = with_modules(subject)
-        modules = len(self._names(asked)) + 1
-        return Cost(forwards=3 * modules + 3 * subject.batch + 12, backwards=2 * self.max_products)
+        forwards = 3 * (len(self._names(asked)) + 1) + 3 * subject.batch + 12
+        return Cost(forwards=forwards, backwards=products_of("v1", subject) + 2 * self.max_products)
 
     def find(self, subject: Subject) -> Finding:
         """List the parts, take the spectrum of each, follow v_1 through them, and share the rounding out."""
