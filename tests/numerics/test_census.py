@@ -240,3 +240,10 @@ def test_thousands_of_elements_are_counted_at_once(monkeypatch):
     monkeypatch.setattr(torch, "bincount", counted)
     Census.of(torch.ones(4096))
     assert sizes == [4096]
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf, -math.inf]])
+def test_where_nothing_is_finite_a_histogram_has_no_width(values):
+    width, counts = Census.of(torch.tensor(values)).histogram()
+    assert math.isnan(width)
+    assert counts.tolist() == [0] * (2 * BINS + 2)
