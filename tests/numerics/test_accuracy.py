@@ -129,7 +129,7 @@ def test_equal_infinities_are_no_distance_apart() -> None:
 
 
 def test_the_worst_place_is_not_one_that_is_right_and_may_be_one_unit_off() -> None:
-    """The first truth lies 0.4 ULP off its float and has an excess of 0.8; 1 ULP of the second is far less."""
+    """The first truth lies 0.4 ULP off its float and has an excess of 0.8; 1 ULP of the third is far less."""
     t = rows([1 + 0.4 * ULP, 2.0**-9, 2.0**-10])
     y = rows([1.0, 2.0**-9, 2.0**-10 + 2.0**-33], dtype=torch.float32)
     found = accuracy(y, t, torch.zeros(1).double())

@@ -120,7 +120,7 @@ def test_two_clusters_have_an_interval():
 
 
 def test_the_ends_of_an_interval_are_as_far_from_symmetric_clusters():
-    """Five draws of two thousand: each end of a mean interval is 2 percent of its half-width from where it belongs."""
+    """The mean of twenty intervals, whose ends are quantiles of two thousand draws each."""
     x = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
     found = [clustered(x, seed=seed) for seed in range(20)]
     low, high = np.mean([one.low for one in found]), np.mean([one.high for one in found])

@@ -57,6 +57,6 @@ def test_a_grid_of_float64_has_the_digits_of_float64():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_floats_are_rounded_to_their_grid_in_float32(dtype):
-    """In their own arithmetic the step alone would be off by more than half of one of its hundred multiples."""
+    """A step that is itself rounded to sixteen bits is off a hundred times as much after a hundred steps."""
     x = torch.from_numpy(np.random.Generator(np.random.PCG64(2)).standard_normal(2000)).to(dtype)
     assert torch.equal(on_grid(x), on_grid(x.float()).to(dtype))

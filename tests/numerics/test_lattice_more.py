@@ -50,7 +50,7 @@ def test_a_cell_begins_at_a_finite_step() -> None:
 
 
 def test_a_grid_becomes_fine_at_its_first_step_that_is_not_below_a_roundoff_of_the_first_breakpoint() -> None:
-    """The second number is odd and moves at the tie itself, 2^-50: the grid, all powers of two, meets 2^-102 exactly."""
+    """The second number is odd and moves at the tie itself, 2^-50; the grid, of powers of two, meets 2^-102 exactly."""
     x0, direction = torch.tensor([[0.0, 1 + 2.0**-52], [1.0, 2.0**-3]], dtype=torch.float64)
     lattice = Lattice(x0, direction)
     assert lattice.nearest == (math.nextafter(2.0**-50, 0.0), 2.0**-50, 1)
