@@ -257,9 +257,9 @@ def test_a_median_of_zero_is_found_between_both_signs(dtype, zero):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_zeros_are_prepared_also_where_no_percentile_lies_at_them(dtype):
-    x = torch.tensor([0.0, -0.0, 0.0, 1.0, 2.0, 3.0, 4.0, -5.0], dtype=dtype)
+def test_zeros_are_prepared_also_where_neither_the_median_nor_a_percentile_is_one(dtype):
+    x = torch.tensor([0.0, -0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, -5.0], dtype=dtype)
     census = Census.of(x)
     census.prepare([99], [2.5])
     x.fill_(math.nan)
-    assert (census.zeros, census.signs()) == (3, (4, 1))
+    assert (census.zeros, census.signs()) == (3, (6, 1))
