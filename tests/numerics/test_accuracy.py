@@ -128,6 +128,25 @@ def test_equal_infinities_are_no_distance_apart() -> None:
     assert gap(rows([INF, INF, 1.0]), rows([INF, -INF, 3.0])).tolist() == [[0.0, INF, 2.0]]
 
 
+def test_the_worst_place_is_not_one_that_is_right_and_may_be_one_unit_off() -> None:
+    """The first truth lies 0.4 ULP off its float and has an excess of 0.8; 1 ULP of the third is far less."""
+    t = rows([1 + 0.4 * ULP, 2.0**-9, 2.0**-10])
+    y = rows([1.0, 2.0**-9, 2.0**-10 + 2.0**-33], dtype=torch.float32)
+    found = accuracy(y, t, torch.zeros(1).double())
+    assert (found.correct, found.max_ulp, found.worst) == (2, 1, (0, 2))
+    assert found.excess == pytest.approx(0.8)
+
+
+def test_an_error_of_one_is_as_large_as_it_is() -> None:
+    found = accuracy(rows([3.0, 4.0], dtype=torch.float32), rows([2.0, 4.0]), torch.zeros(1).double())
+    assert (found.max_scaled_ulp, found.excess) == (2.0**21, 2.0**22)
+
+
+def test_an_infinity_does_not_count_as_the_size_of_its_row() -> None:
+    found = accuracy(rows([INF, 0.25 + ULP / 4], dtype=torch.float32), rows([1e39, 0.25]), torch.zeros(1).double())
+    assert (found.max_scaled_ulp, found.excess, found.worst) == (1.0, 2.0, (0, 1))
+
+
 # ---- independent oracle: exact fractions ----
 
 

@@ -35,3 +35,8 @@ def test_parallel_lines_are_no_angle_apart_though_their_cosine_is_rounded():
     assert (unit.square().sum(dim=1) > 1).any()
     for vector in vectors:
         assert 0 <= coherence(torch.stack([vector, -2 * vector, 4 * vector])) < 1e-5
+
+
+def test_two_lines_are_as_coherent_as_the_angle_between_them():
+    lines = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert coherence(lines) == pytest.approx(45)

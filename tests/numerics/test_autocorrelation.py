@@ -113,3 +113,25 @@ def test_p_is_that_of_all_arrangements(shape, cells):
     exact = np.mean(off >= abs(dense(B) + 1 / (n - 1)) - 1e-9)
     assert 0.1 < exact < 0.9
     assert moran(B, shuffles=4000).p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 4000))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_z_is_counted_in_the_standard_deviation_of_a_sample_of_shuffles(seed):
+    B = drawn(0.4, seed, (4, 5))
+    random = np.random.Generator(np.random.PCG64(seed))
+    others = np.array([dense(random.permutation(B.ravel()).reshape(B.shape)) for _ in range(199)])
+    assert moran(B, seed=seed).z == pytest.approx((dense(B) - others.mean()) / others.std(ddof=1), rel=1e-9)
+
+
+def test_three_cells_are_enough():
+    """Of the three arrangements two have I = -1/4 and one, with the odd cell in the middle, -1; the mean is -1/2."""
+    at_the_end, in_the_middle = (moran(np.array([cells])) for cells in ([True, False, False], [False, True, False]))
+    assert (at_the_end.coefficient, in_the_middle.coefficient) == pytest.approx((-0.25, -1.0))
+    assert at_the_end.p == 1.0
+    assert in_the_middle.p == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2), (0, 3)])
+def test_what_is_no_map_is_refused(shape):
+    with pytest.raises(UsageError, match=r"a map is \(R, C\)"):
+        moran(np.arange(math.prod(shape)).reshape(shape) % 2 == 0)

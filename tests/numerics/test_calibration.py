@@ -52,3 +52,10 @@ def test_empty_bins_are_left_out():
 def test_a_half_is_an_edge_unless_other_edges_are_given():
     rows = calibration([0.4, 0.5, 0.6], [False, True, True])
     assert [(row["from"], row["to"], row["forecasts"]) for row in rows] == [(0.3, 0.5, 1), (0.5, 1.0, 2)]
+
+
+def test_every_power_of_ten_down_to_a_millionth_but_one_begins_a_bin():
+    """The number just below it belongs to the bin before."""
+    for power in (1e-6, 1e-4, 1e-3, 1e-2, 0.1):
+        below, at = calibration([math.nextafter(power, 0), power], [False, True])
+        assert (below["to"], at["from"], below["seen"], at["seen"]) == (power, power, 0, 1)

@@ -240,3 +240,26 @@ def test_thousands_of_elements_are_counted_at_once(monkeypatch):
     monkeypatch.setattr(torch, "bincount", counted)
     Census.of(torch.ones(4096))
     assert sizes == [4096]
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf, -math.inf]])
+def test_where_nothing_is_finite_a_histogram_has_no_width(values):
+    width, counts = Census.of(torch.tensor(values)).histogram()
+    assert math.isnan(width)
+    assert counts.tolist() == [0] * (2 * BINS + 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_median_of_zero_is_found_between_both_signs(dtype, zero):
+    assert Census.of(torch.tensor([-1.0, zero, 2.0]).to(dtype)).median() == 0
+    assert Census.of(torch.tensor([-3.0, zero, 2.0, 5.0]).to(dtype)).median() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_zeros_are_prepared_also_where_neither_the_median_nor_a_percentile_is_one(dtype):
+    x = torch.tensor([0.0, -0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, -5.0], dtype=dtype)
+    census = Census.of(x)
+    census.prepare([99], [2.5])
+    x.fill_(math.nan)
+    assert (census.zeros, census.signs()) == (3, (6, 1))

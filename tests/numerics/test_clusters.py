@@ -117,3 +117,11 @@ def test_two_clusters_have_an_interval():
     assert found.low < 1 < 3 < found.high
     both = clustered(np.array([1.0, 3.0]), np.array([0.0, 1.0]))
     assert both.low < both.value < both.high
+
+
+def test_the_ends_of_an_interval_are_as_far_from_symmetric_clusters():
+    """The mean of twenty intervals, whose ends are quantiles of two thousand draws each."""
+    half = generator(8).normal(size=10)
+    found = [clustered(np.concatenate([half, -half]), seed=seed) for seed in range(20)]
+    low, high = np.mean([one.low for one in found]), np.mean([one.high for one in found])
+    assert -low == pytest.approx(high, rel=0.03)

@@ -212,3 +212,11 @@ def test_a_length_has_no_sign(sign: int) -> None:
     found = difference(a, torch.zeros(3))
     assert found.l2 == pytest.approx(5e30)
     assert found.relative_l2 == pytest.approx(1)
+
+
+@pytest.mark.parametrize("left", [[0.0, -0.0], [0.0, math.inf]])
+def test_a_reference_of_zeros_is_no_distance_from_zeros_of_other_signs(left: list[float]) -> None:
+    """Nothing over nothing is 0 here; an infinity that both have is no part of either."""
+    right = [-x if x == 0 else x for x in left]
+    got = difference(torch.tensor(left), torch.tensor(right))
+    assert (got.signed_zeros, got.l2, got.relative_l2) == (left.count(0.0), 0.0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import sys
+from typing import NoReturn
 
 import pytest
 import torch
@@ -94,3 +95,26 @@ def test_a_big_endian_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_short_digest_is_the_first_128_bits_of_the_long_one() -> None:
     assert short_digest(BASE, NAN) == bytes.fromhex(digest(BASE, NAN))[:16]
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device: numpy cannot have it before it is copied from there."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", 0)
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self) -> NoReturn:  # type: ignore[override]
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_on_another_device_has_the_digest_that_it_has_here(dtype: torch.dtype) -> None:
+    here = BASE.to(dtype)
+    there = here.as_subclass(Elsewhere)
+    with pytest.raises(TypeError, match="cuda:0"):
+        there.numpy()
+    assert digest(there) == digest(here)

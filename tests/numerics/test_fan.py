@@ -10,6 +10,7 @@ from torch import Tensor
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.numerics.fan import fan, on_rays
 from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.numerics.perturbation import RULES
 
 STEPS = [0.0, 3e-8, 1e-3, 2.0]
 
@@ -45,3 +46,22 @@ def test_each_ray_keeps_its_own_input_and_rule_and_direction() -> None:
     ):
         moved = on_rays(pair, [0.3, 0.7])
         assert bits_equal(moved, torch.stack([pair[0].at(0.3), pair[1].at(0.7)]))
+
+
+def test_one_ray_alone_is_a_fan() -> None:
+    (ray,) = fan(drawn(5, seed=5).float(), drawn(1, 5, seed=6), "p32")
+    assert bits_equal(on_rays([ray], [0.3]), ray.at(0.3)[None])
+
+
+@pytest.mark.parametrize("rule", ["p64r", "p32", "native"])
+def test_rays_of_one_input_are_evaluated_at_once(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated, plain = [], RULES[rule]
+
+    def counted(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
+        evaluated.append(tuple(d.shape))
+        return plain(x0, d, s)
+
+    rays = list(fan(drawn(5, seed=5).float(), drawn(4, 5, seed=6), rule))
+    monkeypatch.setitem(RULES, rule, counted)
+    assert on_rays(rays, STEPS).shape == (4, 5)
+    assert evaluated == [(4, 5)]

@@ -182,3 +182,8 @@ def test_what_is_no_map_is_refused():
         gradient(np.ones((2, 3)), np.arange(3.0), np.arange(2.0))
     with pytest.raises(UsageError, match="with slopes"):
         gradient(np.ones((1, 3)), np.arange(1.0), np.arange(3.0))
+
+
+def test_a_map_of_two_points_a_side_has_the_slopes_between_them():
+    e1, e2 = np.array([0.0, 0.5]), np.array([1.0, 3.0])
+    assert gradient(3 * e1[:, None] - 2 * e2, e1, e2) == pytest.approx(math.hypot(3, 2))

@@ -47,3 +47,16 @@ def test_what_has_no_largest_number_has_no_grid(bad):
     rows = on_grid(X, per="row")
     assert rows[0].isnan().all()
     assert torch.equal(rows[1], on_grid(X[1]))
+
+
+def test_a_grid_of_float64_has_the_digits_of_float64():
+    x = torch.from_numpy(np.random.Generator(np.random.PCG64(1)).standard_normal(200))
+    step = float(x.abs().max()) / 127
+    assert on_grid(x).numpy() == pytest.approx(np.round(x.numpy() / step) * step, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_floats_are_rounded_to_their_grid_in_float32(dtype):
+    """A step that is itself rounded to sixteen bits is off a hundred times as much after a hundred steps."""
+    x = torch.from_numpy(np.random.Generator(np.random.PCG64(2)).standard_normal(2000)).to(dtype)
+    assert torch.equal(on_grid(x), on_grid(x.float()).to(dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -46,3 +47,12 @@ def test_a_cell_begins_at_a_finite_step() -> None:
     assert lattice.at(math.inf).double().tolist() == [448.0, -448.0]
     assert lattice.nearest is None
     assert list(lattice.cells()) == list(lattice.cells(math.inf, 1e300)) == []
+
+
+def test_a_grid_becomes_fine_at_its_first_step_that_is_not_below_a_roundoff_of_the_first_breakpoint() -> None:
+    """The second number is odd and moves at the tie itself, 2^-50; the grid, of powers of two, meets 2^-102 exactly."""
+    x0, direction = torch.tensor([[0.0, 1 + 2.0**-52], [1.0, 2.0**-3]], dtype=torch.float64)
+    lattice = Lattice(x0, direction)
+    assert lattice.nearest == (math.nextafter(2.0**-50, 0.0), 2.0**-50, 1)
+    grid = [cell.first_changed for cell in itertools.islice(lattice.samples(1.0, 2.0**-118), 5)]
+    assert grid == pytest.approx([2.0**-110, 2.0**-102, 2.0**-101.5, 2.0**-101, 2.0**-100.5], rel=1e-12, abs=0)

@@ -10,6 +10,7 @@ import torch
 
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.numerics.perturbation import RULES
+from stabilitykit.numerics.start import Start
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 RULED = [(rule, dtype) for rule in RULES for dtype in DTYPES if (rule, dtype) != ("p32", torch.float64)]
@@ -54,3 +55,16 @@ def test_samples_are_left_out_with_the_cells(zeros: int) -> None:
     kept = list(lattice.samples(1e-5, start))
     assert [cell.first_changed for cell in kept] == [cell.first_changed for cell in every if cell.first_changed > start]
     assert kept[0].last_same >= start
+
+
+@pytest.mark.parametrize(
+    ("x0", "middle"),
+    [
+        ([0.0, 0.0, 0.0, 4.0, 0.0], 4.0),
+        ([-1.0, -1.0, -1.0, 8.0, 16.0], 1.0),
+        ([-0.0, 0.0], 0.0),
+        ([16.0, -64.0, 0.0, 0.0, 32.0], 32.0),
+    ],
+)
+def test_the_typical_spacing_is_that_of_the_median_of_what_is_not_zero(x0: list[float], middle: float) -> None:
+    assert Start(torch.tensor(x0)).typical == np.spacing(np.float32(middle))

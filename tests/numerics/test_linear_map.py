@@ -134,3 +134,10 @@ def test_the_defect_does_not_depend_on_the_scale_of_the_vectors(J: Tensor) -> No
 
 def test_a_vector_that_the_map_kills_tells_nothing(J: Tensor) -> None:
     assert math.isnan(adjoint_defect(LinearMap.of_matrix(J * 0), matrix(1, 5)[0], matrix(1, 3)[0]))
+
+
+def test_the_dense_matrix_of_a_square_map_takes_no_forward_product() -> None:
+    J = matrix(4, 4)
+    linear_map = LinearMap(lambda _: pytest.fail("a forward product"), lambda U: U @ J, (4, 4))
+    assert torch.equal(linear_map.dense(), J)
+    assert linear_map.products == 4

@@ -64,3 +64,10 @@ def test_a_line_is_low_a_board_high_and_a_flat_map_has_none():
 def test_a_window_without_a_middle_is_refused():
     with pytest.raises(UsageError, match="no middle"):
         local_entropy(drawn(0.5, (9, 9)), 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((7, 2), (3, 0)), ((2, 7), (0, 3)), ((1, 1), (0, 0)), ((7, 4), (3, 0))]
+)
+def test_a_map_too_small_for_a_window_has_as_many_rows_or_columns_of_none(shape, expected):
+    assert local_entropy(drawn(0.5, shape)).shape == expected

@@ -32,3 +32,22 @@ def test_a_cuda_device_has_free_what_torch_states_first(monkeypatch):
 )
 def test_an_error_says_that_memory_ran_out_by_its_class_or_by_its_words(error, says_so):
     assert memory.ran_out(error) is says_so
+
+
+def test_where_linux_states_nothing_the_free_pages_are_counted_in_bytes(tmp_path, monkeypatch):
+    stated = {"SC_AVPHYS_PAGES": 3_000, "SC_PAGE_SIZE": 16_384}
+    monkeypatch.setattr(memory, "_LINUX", tmp_path / "nothing")
+    monkeypatch.setattr(memory.os, "sysconf_names", dict.fromkeys(stated, 1), raising=False)
+    monkeypatch.setattr(memory.os, "sysconf", stated.get, raising=False)
+    assert memory.free_bytes() == 3_000 * 16_384
+    monkeypatch.setattr(memory.os, "sysconf_names", {})
+    assert memory.free_bytes() is None
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_device_keeps_is_given_back_where_there_is_one(there, monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    memory.release()
+    assert emptied == [True] * there

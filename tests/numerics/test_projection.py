@@ -50,3 +50,14 @@ def test_axes_beyond_the_rank_are_empty(rows):
 def test_large_coordinates_are_centred_first():
     X = drawn(5, 3)
     assert plane_of(X + 1e6).scores == pytest.approx(plane_of(X).scores, abs=1e-8)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_vectors_of_one_coordinate_have_as_many_axes_as_were_asked_for(axes):
+    """All but the first of them empty."""
+    X = np.array([[1.0], [4.0], [-2.0], [5.0]])
+    found = plane_of(X, axes)
+    assert found.scores.shape == (4, axes)
+    assert found.scores[:, 0] == pytest.approx([-1, 2, -4, 3], rel=1e-12)
+    assert not found.scores[:, 1:].any()
+    assert found.shares.tolist() == [1.0] + [0.0] * (axes - 1)

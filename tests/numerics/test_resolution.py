@@ -157,3 +157,10 @@ def test_a_format_that_saturates_may_lose_every_direction():
     found = thresholds(Lattice(x0, torch.ones(2, dtype=torch.float64)))
     assert math.isnan(found["eps_aligned"])
     assert found["eps_first_move"] > 0
+
+
+def test_a_cosine_is_never_beyond_one_though_its_product_is_rounded():
+    vectors = torch.from_numpy(np.random.Generator(np.random.PCG64(3)).standard_normal((50, 7)))
+    assert max(float(v @ v) / float(v.norm()) ** 2 for v in vectors) > 1
+    assert max(cosine(v, v) for v in vectors) == 1
+    assert min(cosine(v, -v) for v in vectors) == -1

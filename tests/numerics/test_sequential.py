@@ -82,3 +82,19 @@ def test_a_bound_in_percent_sets_no_flag_of_the_callers_context(said):
 def test_a_trial_outside_of_its_plan_is_refused_by_the_plans_own_numbers(trial, planned):
     with pytest.raises(UsageError, match=f"^trial {trial} of {planned}: need 1 <= trial <= planned$"):
         sentence(trial, planned)
+
+
+def test_the_rate_said_is_what_is_proven_cut_to_two_digits():
+    """The proven rate as an exact fraction: what is said is not over it, and one more of the last digit would be."""
+    for trial in range(1, 300):
+        said = sentence(trial, 300).split("rate > ")[1].split("%")[0]
+        percent = 100 * Fraction(first_event(trial)[0])
+        digit = Fraction(10) ** (math.floor(math.log10(percent)) - 1)
+        assert Fraction(said) % digit == 0
+        assert Fraction(said) <= percent < Fraction(said) + digit
+
+
+@pytest.mark.parametrize("trial", [0, -2])
+def test_a_first_event_is_refused_as_one_event_in_too_few_trials(trial):
+    with pytest.raises(UsageError, match=f"^1 events in {trial} trials"):
+        first_event(trial)

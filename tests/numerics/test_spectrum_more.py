@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -52,3 +53,14 @@ def test_rows_that_the_basis_leaves_only_their_rounding_of_become_orthogonal_to_
         torch.testing.assert_close(found @ found.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-14)
         worst = max(worst, float((found @ basis.T).abs().max()))
     assert worst < 1e-14
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
+def test_a_map_in_another_unit_takes_as_many_products(scale: float) -> None:
+    J = normal(60, 50, seed=4)
+    plain, scaled = (top(LinearMap.of_matrix(A), 2, max_products=300) for A in (J, J * scale))
+    assert plain.converged
+    assert scaled.converged
+    assert scaled.products == plain.products
+    torch.testing.assert_close(scaled.sigma / scale, plain.sigma, rtol=1e-12, atol=0)
+    torch.testing.assert_close(scaled.residual / scale, plain.residual, rtol=1e-6, atol=0)

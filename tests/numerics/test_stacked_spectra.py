@@ -187,3 +187,13 @@ def test_zeros_are_not_decomposed(monkeypatch):
     monkeypatch.setattr(torch.linalg, "svdvals", lambda A: decomposed.append(len(A)) or svdvals(A))
     assert singular_values(torch.zeros(2, 3, 4)).tolist() == [[0.0] * 3] * 2
     assert decomposed == []
+
+
+def test_matrices_without_a_row_have_no_singular_values_of_their_products():
+    assert product_values(torch.zeros(2, 0, 3), torch.zeros(2, 0, 4)).shape == (2, 0)
+
+
+def test_the_spectrum_of_a_null_which_all_share_cannot_be_changed():
+    _, spectrum = null((3, 5), 2, 8)
+    with pytest.raises(ValueError, match="read-only"):
+        spectrum[0] = 0
