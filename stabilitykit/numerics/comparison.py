@@ -45,20 +45,20 @@ def compare(a: Tensor, b: Tensor, tau: float = 0.0) -> Comparison:
     if not tau >= 0:
         raise UsageError(f"tau={tau!r} is no threshold; give a number that is not negative")
     a, b = paired(a, b)
-    if a.dim() != 2:
-        raise UsageError(f"states have shape {tuple(a.shape)}; give rows (N, M)")
+    if a.dim() != 2 or not a.shape[1]:
+        raise UsageError(f"states have shape {tuple(a.shape)}; give rows (N, M) of one element or more")
     a, b = a.detach().cpu(), b.detach().cpu()
     steps = ulp_distance(a, b)
     left, right = a.double(), b.double()
     gaps = (right - left).abs()
     moved = gaps > tau if tau else ~same_bits(a, b)
-    changed, width = moved.sum(dim=1), max(a.shape[1], 1)
+    changed = moved.sum(dim=1)
     length, other = torch.linalg.vector_norm(left, dim=1), torch.linalg.vector_norm(right, dim=1)
     l2 = torch.linalg.vector_norm(gaps, dim=1)
     u, w = left / length[:, None], right / other[:, None]
     return Comparison(
         changed=changed,
-        percent_changed=100.0 * changed.double() / width,
+        percent_changed=100.0 * changed.double() / a.shape[1],
         mean_abs=gaps.mean(dim=1),
         max_abs=gaps.amax(dim=1),
         l2=l2,

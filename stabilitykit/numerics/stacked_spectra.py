@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import entr
 from torch import Tensor
 
-from stabilitykit.errors import InvalidError
+from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics.rounding import Floats
 
 LEADING = 10
@@ -32,18 +32,22 @@ def singular_values(stack: Tensor, name: str = "the stack") -> Floats:
     """Return all singular values of a stack (N, r, d) of any dtype, (N, min(r, d)) float64, descending.
 
     Relative error about 1e-16 (s_1 / s_i)^2, and that of a decomposition where this would exceed 1e-4. InvalidError for
-    a NaN or infinity, which decompositions return numbers for. Cost: N r d min(r, d) multiplications in float64, and
-    memory for about 2^22 elements.
+    a NaN or infinity, which decompositions return numbers for; UsageError for a stack without elements.
+    Cost: N r d min(r, d) multiplications in float64, and memory for about 2^22 elements.
     """
-    each = max(1, _BATCH // max(stack[0].numel(), 1))
+    if not stack.numel():
+        raise UsageError(f"{name} has shape {tuple(stack.shape)}, no elements; give matrices with a row and a column")
+    each = max(1, _BATCH // stack[0].numel())
     return np.concatenate([_batch(part.detach().double(), name) for part in torch.split(stack, each)])
 
 
 def product_values(left: Tensor, right: Tensor, name: str = "the products") -> Floats:
-    """Return the r largest singular values of left' right for stacks (N, r, d) and (N, r, e), (N, r), descending.
+    """Return the singular values of left' right that can differ from 0, of stacks (N, r, d) and (N, r, e), descending.
+
+    They are min(r, d, e) for each matrix, and float64.
 
     Those of R1 R2', from left' = A R1 and right' = B R2 with orthonormal columns: no d x e matrix is made, and small
-    values keep their digits as those of r x r matrices do. Any dtype; in float64. InvalidError as `singular_values`.
+    values keep their digits as those of r x r matrices do. Any dtype. Errors as `singular_values`.
     Cost: N r^2 (d + e) multiplications.
     """
     each = max(1, _BATCH // max(left[0].numel(), 1))

@@ -78,6 +78,8 @@ def test_zero_rows_have_no_direction():
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(UsageError, match="rows"):
         compare(torch.zeros(3), torch.zeros(3))
+    with pytest.raises(UsageError, match=r"shape \(2, 0\); give rows"):
+        compare(torch.zeros(2, 0), torch.zeros(2, 0))
     with pytest.raises(UsageError, match="dtype"):
         compare(torch.zeros(1, 3), torch.zeros(1, 3).double())
     with pytest.raises(UsageError, match="tau"):

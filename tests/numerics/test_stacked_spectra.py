@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabilitykit.errors import InvalidError
+from stabilitykit.errors import InvalidError, UsageError
 from stabilitykit.numerics import stacked_spectra
 from stabilitykit.numerics.stacked_spectra import _BATCH, null, product_values, ratios, rounding_floor, singular_values
 
@@ -197,3 +197,17 @@ def test_the_spectrum_of_a_null_which_all_share_cannot_be_changed():
     _, spectrum = null((3, 5), 2, 8)
     with pytest.raises(ValueError, match="read-only"):
         spectrum[0] = 0
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 3, 0)])
+def test_a_stack_without_elements_has_no_singular_values(shape):
+    with pytest.raises(UsageError, match=r"heads has shape \(\d, \d, \d\), no elements"):
+        singular_values(torch.zeros(shape), "heads")
+
+
+def test_a_product_has_as_many_values_as_its_thinnest_side():
+    """A row vector times a matrix has one, which is its length."""
+    left, right = torch.tensor([[[2.0], [1.0]]]), torch.tensor([[[3.0, 0.0, 1.0], [0.0, 4.0, 1.0]]])
+    found = product_values(left, right)
+    assert found.shape == (1, 1)
+    assert found[0, 0] == pytest.approx(math.sqrt(36 + 16 + 9), rel=1e-14)
