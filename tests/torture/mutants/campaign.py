@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -25,6 +26,8 @@ from torture.mutants.trial import Found, Outcome, collect, forked, run_items, si
 SEED = 9
 TOGETHER = 8
 """Files of tests that are traced by one process, after which what was seen is written down."""
+KILLERS = 3
+"""Tests that are shown first: those that killed most of one function, and of one file."""
 IMPOSSIBLE = -1
 """The number of tests of a mutant that no living function has."""
 PRELOADED = (
@@ -93,9 +96,24 @@ class Journal:
             if self.digests.get(one["file"]) == one["source"]:
                 self.outcomes[one["name"]] = Outcome(*one["outcome"])
 
+        self._kills: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for mutant in ground.order():
+            self._count(mutant, self.outcomes.get(mutant.name))
+
+    def _count(self, mutant: Mutant, outcome: Outcome | None) -> None:
+        if outcome and outcome.by:
+            for function in (mutant.function, ""):
+                self._kills[mutant.file, function][outcome.by] += 1
+
+    def likely(self, mutant: Mutant, tests: list[str]) -> list[str]:
+        """Return those of the tests that killed most other mutants of its function, then of its file."""
+        often = [self._kills[mutant.file, function].most_common(KILLERS) for function in (mutant.function, "")]
+        return [test for killers in often for test, _ in killers if test in tests]
+
     def add(self, mutant: Mutant, outcome: Outcome) -> None:
         """Note an outcome, at once and on disk."""
         self.outcomes[mutant.name] = outcome
+        self._count(mutant, outcome)
         line = {"name": mutant.name, "file": mutant.file, "source": self.digests[mutant.file], "outcome": outcome}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -141,8 +159,9 @@ def run(
 ) -> Iterator[tuple[Mutant, Outcome]]:
     """Try each mutant in turn until the time is over. One test process lives; each mutant is a fork of it.
 
-    With `each`, a mutant has so many seconds of its quickest tests; if they do not notice it, it is left `open`. A
-    test that kills for the first time is run again in the same order without the mutant, and must pass.
+    With `each`, a mutant has what killed its neighbours and so many seconds of its quickest tests; if they do not
+    notice it, it is left `open`. A test that kills for the first time is run again in the same order without the
+    mutant, and must pass.
     """
     proven: set[str] = set()
     for name in ground.preloaded:
@@ -159,7 +178,7 @@ def run(
         if time.monotonic() > end:
             break
         tests = reach.tests(mutant)
-        shown = reach.quickest(tests, each)
+        shown = list(dict.fromkeys([*journal.likely(mutant, tests), *reach.quickest(tests, each)]))
         here.send((mutant, shown))
         outcome = here.recv() or _imported(ground, reach, mutant, shown)
         if outcome.by in reach.seconds and outcome.by not in proven:
