@@ -52,3 +52,10 @@ def test_empty_bins_are_left_out():
 def test_a_half_is_an_edge_unless_other_edges_are_given():
     rows = calibration([0.4, 0.5, 0.6], [False, True, True])
     assert [(row["from"], row["to"], row["forecasts"]) for row in rows] == [(0.3, 0.5, 1), (0.5, 1.0, 2)]
+
+
+def test_every_forecast_has_a_bin_unless_other_edges_are_given():
+    p = [0.0, 1e-9, 1e-5, 5e-4, 5e-3, 0.05, 0.2, 0.4, 0.99, 1.0]
+    rows = calibration(p, [False] * len(p))
+    assert sum(row["forecasts"] for row in rows) == len(p)
+    assert sum(row["expected"] for row in rows) == pytest.approx(sum(p))

@@ -47,3 +47,10 @@ def test_what_has_no_largest_number_has_no_grid(bad):
     rows = on_grid(X, per="row")
     assert rows[0].isnan().all()
     assert torch.equal(rows[1], on_grid(X[1]))
+
+
+@pytest.mark.parametrize("shape", [(120,), (2, 3, 20)])
+def test_a_row_is_that_of_the_last_axis_of_any_shape(shape):
+    X = torch.from_numpy(np.random.Generator(np.random.PCG64(1)).standard_normal(shape))
+    rows = X.reshape(-1, shape[-1])
+    assert torch.equal(on_grid(X, per="row").reshape(rows.shape), torch.stack([on_grid(row) for row in rows]))

@@ -157,3 +157,11 @@ def test_a_format_that_saturates_may_lose_every_direction():
     found = thresholds(Lattice(x0, torch.ones(2, dtype=torch.float64)))
     assert math.isnan(found["eps_aligned"])
     assert found["eps_first_move"] > 0
+
+
+def test_a_cosine_stays_in_its_range_however_lengths_round():
+    """Of some of these the product with itself is more than the square of the rounded length."""
+    vectors = torch.from_numpy(np.random.Generator(np.random.PCG64(1)).standard_normal((200, 7)))
+    assert any(float(v @ v) / float(v.norm()) ** 2 > 1 for v in vectors)
+    assert max(cosine(v, v) for v in vectors) == 1
+    assert min(cosine(v, -v) for v in vectors) == -1
