@@ -194,3 +194,25 @@ def test_random_results_agree_with_exact_fractions(dtype: torch.dtype) -> None:
     assert found.excess == pytest.approx(float(max(excess)), rel=1e-12, abs=0)
     assert found.worst is not None
     assert found.worst[0] == excess.index(max(excess))
+
+
+def test_the_worst_place_is_among_those_that_differ_however_near_a_tie_another_one_was() -> None:
+    """1 is right, and off by nearly half its spacing; the small number is wrong, and by far less than that."""
+    t = rows([1 + 0.9 * ULP / 2, 2.0**-20])
+    y = rows([1.0, 2.0**-20 * (1 + ULP)], dtype=torch.float32)
+    found = accuracy(y, t, torch.zeros(1, dtype=torch.float64))
+    assert (found.correct, found.worst) == (1, (0, 1))
+
+
+def test_negated_results_are_as_accurate() -> None:
+    """Also where all of a row have one sign, and its largest number is the one furthest below zero."""
+    t = torch.from_numpy(np.random.default_rng(2).uniform(0.1, 10, size=(4, 9)))
+    y = nudge(t.float(), torch.arange(36).reshape(4, 9) % 5)
+    moved = torch.zeros(4, dtype=torch.float64)
+    assert accuracy(-y, -t, moved) == accuracy(y, t, moved)
+
+
+def test_zeros_that_are_right_have_no_excess_where_half_a_spacing_is_zero() -> None:
+    """As it is in float64, whose smallest number has no half."""
+    zeros = torch.zeros(2, 3, dtype=torch.float64)
+    assert accuracy(zeros, zeros, zeros[:, 0]) == Accuracy(6, 6, 0, 0.0, 0.0, 0.0, 0.0, None)

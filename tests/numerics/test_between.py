@@ -76,3 +76,9 @@ def test_a_segment_between_neighbours_is_empty_and_a_short_one_repeats_nothing()
     one, two = (_of(ordered(LOW) + torch.tensor([k, 0, 0, 0]), torch.float32) for k in (1, 2))
     assert len(segment(LOW, one, 5)) == 0
     assert bits_equal(segment(LOW, two, 5), one[None])
+
+
+def test_a_segment_does_not_begin_with_the_other_zero():
+    """-0 and 0 are one number: of three points between it and 1 none is 0."""
+    points = segment(torch.tensor([-0.0]), torch.tensor([1.0]), 3)
+    assert points.flatten().tolist() == [0.25, 0.5, 0.75]

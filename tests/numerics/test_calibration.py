@@ -59,3 +59,10 @@ def test_every_power_of_ten_down_to_a_millionth_but_one_begins_a_bin():
     for power in (1e-6, 1e-4, 1e-3, 1e-2, 0.1):
         below, at = calibration([math.nextafter(power, 0), power], [False, True])
         assert (below["to"], at["from"], below["seen"], at["seen"]) == (power, power, 0, 1)
+
+
+def test_every_forecast_has_a_bin_unless_other_edges_are_given():
+    p = [0.0, 1e-9, 1e-5, 5e-4, 5e-3, 0.05, 0.2, 0.4, 0.99, 1.0]
+    rows = calibration(p, [False] * len(p))
+    assert sum(row["forecasts"] for row in rows) == len(p)
+    assert sum(row["expected"] for row in rows) == pytest.approx(sum(p))

@@ -263,3 +263,24 @@ def test_zeros_are_prepared_also_where_neither_the_median_nor_a_percentile_is_on
     census.prepare([99], [2.5])
     x.fill_(math.nan)
     assert (census.zeros, census.signs()) == (3, (6, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_answered_from_their_counts(dtype):
+    """A pattern is the number itself: nothing is left of the numbers when they are asked for."""
+    x = drawn(dtype, 5000)
+    wide, census, bounds = x.double().numpy().copy(), Census.of(x), [0.25, 1e-2]
+    x.fill_(math.nan)
+    assert census.at_least(bounds) == [int((np.abs(wide) >= bound).sum()) for bound in bounds]
+    np.testing.assert_allclose(census.percentiles(PERCENTS), np.percentile(np.abs(wide), PERCENTS), rtol=1e-14)
+    assert census.median() == np.median(wide)
+    assert census.signs() == (int((wide > 0).sum()), int((wide < 0).sum()))
+    assert census.zeros == int((wide == 0).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_median_of_numbers_that_begin_alike(dtype, sign):
+    """Three begin with the same bits, and the fourth, nearer to 0, with the bits before those."""
+    x = sign * torch.tensor([1 - 2.0**-9, 1 + 2.0**-12, 1 + 2.0**-11, 1 + 2.0**-10], dtype=dtype)
+    assert Census.of(x).median() == sign * (1 + 1.5 * 2.0**-12)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import norm, t, ttest_ind
 
 from stabilitykit.errors import UsageError
 from stabilitykit.numerics.clusters import cluster_means, clustered
@@ -125,3 +125,17 @@ def test_the_ends_of_an_interval_are_as_far_from_symmetric_clusters():
     found = [clustered(np.concatenate([half, -half]), seed=seed) for seed in range(20)]
     low, high = np.mean([one.low for one in found]), np.mean([one.high for one in found])
     assert -low == pytest.approx(high, rel=0.03)
+
+
+def test_sides_of_different_sizes_have_the_degrees_of_freedom_of_scipy():
+    """Every resample of two clusters and of five; the freedom is that of Welch's test of the same two sides."""
+    a, b = np.array([0.0, 4.0]), np.array([0.0, 4.0, 1.0, 6.0, 7.0])
+    every = [
+        np.array([np.mean(one) - x.mean() for one in itertools.product(x, repeat=len(x))]) * math.sqrt(n / (n - 1))
+        for x, n in ((a, 2), (b, 5))
+    ]
+    off = (every[0][:, None] - every[1][None]).ravel()
+    factor = t.ppf(0.975, ttest_ind(a, b, equal_var=False).df) / norm.ppf(0.975)
+    found = clustered(a, b)
+    low, high = a.mean() - b.mean() + factor * np.quantile(off, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))

@@ -94,3 +94,7 @@ def test_opposite_rows_are_half_a_turn_apart_however_their_lengths_round():
     unit = a / torch.linalg.vector_norm(a, dim=1, keepdim=True)
     assert (torch.linalg.vector_norm(2 * unit, dim=1) > 2).any()
     assert compare(a, -a).angle_rad.tolist() == pytest.approx([math.pi] * 500, abs=1e-7)
+
+
+def test_a_row_of_one_element_changes_wholly_or_not_at_all():
+    assert compare(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [2.0]])).percent_changed.tolist() == [100, 0]

@@ -109,3 +109,9 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
 def test_what_has_no_rank_is_refused(call, fragment):
     with pytest.raises(UsageError, match=fragment):
         call()
+
+
+def test_four_samples_have_a_partial_correlation():
+    """Ranks correlate by 0.8, 0.8 and 0.4, so that (0.8 - 0.8 0.4) / (0.6 sqrt 0.84) is left."""
+    found = partial_spearman([1, 2, 3, 4], [1, 3, 2, 4], [1, 2, 4, 3])
+    assert found == pytest.approx(0.48 / (0.6 * math.sqrt(0.84)))

@@ -65,3 +65,21 @@ def test_rays_of_one_input_are_evaluated_at_once(rule: str, monkeypatch: pytest.
     monkeypatch.setitem(RULES, rule, counted)
     assert on_rays(rays, STEPS).shape == (4, 5)
     assert evaluated == [(4, 5)]
+
+
+def test_rays_of_one_input_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated, rule = [], RULES["p64r"]
+
+    def counted(x0: Tensor, d: Tensor, s: Tensor) -> Tensor:
+        evaluated.append(d.shape)
+        return rule(x0, d, s)
+
+    monkeypatch.setitem(RULES, "p64r", counted)
+    on_rays(list(fan(drawn(6, seed=0), drawn(4, 6, seed=1))), STEPS)
+    assert evaluated == [(4, 6)]
+
+
+def test_directions_whose_dtypes_have_none_in_common_step_each_by_itself() -> None:
+    x0, wide = drawn(5, seed=5).float(), drawn(2, 5, seed=6)
+    rays = [Lattice(x0, wide[0].float()), Lattice(x0, wide[1].to(torch.float8_e4m3fn))]
+    assert bits_equal(on_rays(rays, [0.3, 0.7]), torch.stack([rays[0].at(0.3), rays[1].at(0.7)]))

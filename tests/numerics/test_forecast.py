@@ -1,5 +1,7 @@
 """The forecast of a sign, against devices drawn by the very model it assumes, and against scipy."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -110,3 +112,14 @@ def test_any_of_is_exact_for_small_and_certain_ones():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(sk.UsageError, match=r"give \(n, N\), \(N,\)"):
         forecast(np.zeros((2, 3)), np.zeros(2), np.zeros(3, bool), Prior(1.0, 4.0))
+
+
+def test_variances_that_differ_less_than_chance_make_them_leave_no_heavy_tail():
+    """Two devices whose margins are as far apart at each decision: the noise is of one size, as in a normal law."""
+    found = pooled([np.array([[0.0, 1.0, 2.0], [1.0, 2.0, 1.0]])])
+    assert found.scale == pytest.approx(math.sqrt(0.5), rel=1e-5)
+    assert stats.t.cdf(-3.0, found.freedom) == pytest.approx(stats.norm.cdf(-3.0), rel=1e-4)
+
+
+def test_a_probability_that_rounding_put_above_one_is_certain():
+    assert any_of(np.array([math.nextafter(1.0, 2.0), 0.1])) == 1.0

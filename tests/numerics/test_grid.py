@@ -171,8 +171,11 @@ def test_a_gradient_is_per_unit_of_its_own_axis():
 
 
 def test_what_is_no_map_is_refused():
-    with pytest.raises(UsageError, match="not finite"):
-        crossings(np.array([[1.0, math.nan]]))
+    for bad in (math.nan, math.inf):
+        with pytest.raises(UsageError, match="not finite"):
+            crossings(np.array([[1.0, bad]]))
+        with pytest.raises(UsageError, match="not finite"):
+            gradient(np.array([[1.0, bad], [1.0, 2.0]]), np.arange(2.0), np.arange(2.0))
     with pytest.raises(UsageError, match="at least one cell"):
         flip_ratio(np.ones((0, 3), dtype=bool))
     for B in (np.ones((0, 3), dtype=bool), np.ones((2, 3, 4), dtype=bool)):

@@ -60,3 +60,10 @@ def test_sixteen_bit_floats_are_rounded_to_their_grid_in_float32(dtype):
     """A step that is itself rounded to sixteen bits is off a hundred times as much after a hundred steps."""
     x = torch.from_numpy(np.random.Generator(np.random.PCG64(2)).standard_normal(2000)).to(dtype)
     assert torch.equal(on_grid(x), on_grid(x.float()).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(120,), (2, 3, 20)])
+def test_a_row_is_that_of_the_last_axis_of_any_shape(shape):
+    X = torch.from_numpy(np.random.Generator(np.random.PCG64(1)).standard_normal(shape))
+    rows = X.reshape(-1, shape[-1])
+    assert torch.equal(on_grid(X, per="row").reshape(rows.shape), torch.stack([on_grid(row) for row in rows]))

@@ -1,13 +1,16 @@
-"""Where a lattice ends: with the last finite input, and with the last finite step."""
+"""Where a lattice ends, how much of it is looked at in one go, and what it takes from another one."""
 
 from __future__ import annotations
 
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from stabilitykit.numerics import lattice as module
+from stabilitykit.numerics.fan import fan
 from stabilitykit.numerics.lattice import Lattice
 
 
@@ -56,3 +59,70 @@ def test_a_grid_becomes_fine_at_its_first_step_that_is_not_below_a_roundoff_of_t
     assert lattice.nearest == (math.nextafter(2.0**-50, 0.0), 2.0**-50, 1)
     grid = [cell.first_changed for cell in itertools.islice(lattice.samples(1.0, 2.0**-118), 5)]
     assert grid == pytest.approx([2.0**-110, 2.0**-102, 2.0**-101.5, 2.0**-101, 2.0**-100.5], rel=1e-12, abs=0)
+
+
+def test_no_sample_is_beyond_the_last_finite_input() -> None:
+    """The zero could go on to 2^128; the number at 2^127 overflows before that, at a step that is none of the grid."""
+    x0 = torch.tensor([0.0, 2.0**127]).bfloat16()
+    for component in np.geomspace(1.0, 2.0, 8):
+        lattice = Lattice(x0, torch.tensor([1.0, component], dtype=torch.float64))
+        steps = [cell.first_changed for cell in lattice.samples(math.inf, 2.0**126 / component)]
+        assert steps[-1] > 2.0**126.4 / component
+        assert lattice.at(torch.tensor(steps, dtype=torch.float64)).isfinite().all()
+
+
+def test_a_step_of_the_grid_is_within_a_bound_at_it() -> None:
+    lattice = Lattice(torch.tensor([0.0, 1.0, 1.5]), torch.tensor([1e6, 1.0, 0.7]))
+    assert lattice.nearest is not None
+    near = lattice.nearest.first_changed
+    samples = list(lattice.samples(4 * near))
+    steps = [cell.first_changed for cell in samples if cell.coordinate == -1 and cell.first_changed > near]
+    assert len(steps) >= 3
+    for step in steps:
+        assert list(lattice.samples(step)) == [cell for cell in samples if cell.first_changed <= step]
+
+
+@pytest.fixture
+def located(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many breakpoints were looked for together, each time."""
+    counts: list[int] = []
+    locate = Lattice._locate
+
+    def counted(lattice: Lattice, coordinates: np.ndarray, count: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+        counts.append(len(count))
+        return locate(lattice, coordinates, count, span)
+
+    monkeypatch.setattr(Lattice, "_locate", counted)
+    return counts
+
+
+def test_as_few_are_looked_for_at_the_end_of_a_long_walk_as_at_its_beginning(located: list[int]) -> None:
+    """Some 16 at a time, also where a coordinate moves so slowly that it has no part in most of them."""
+    direction = torch.tensor([1.0, -0.7, 0.4, 1.3, 1e-3, 1e-9], dtype=torch.float64)
+    cells = list(itertools.islice(Lattice(torch.tensor([0.3, 0.5, 0.6, 0.8, 1.1, 1.5]), direction).cells(), 2500))
+    assert len(cells) == 2500
+    assert max(located) <= 64
+
+
+def test_a_stretch_without_a_breakpoint_is_not_left_by_a_leap(located: list[int]) -> None:
+    """With 8 bits a step stays as it is for longer than the input would, so that estimates come too early."""
+    lattice = Lattice(torch.tensor([3.0]).bfloat16(), torch.tensor([1.0]), "native")
+    cells = list(itertools.islice(lattice.cells(), 5))
+    assert [float(lattice.at(cell.first_changed)) for cell in cells] == [3 + 2.0**-6 * n for n in range(1, 6)]
+    assert max(located) <= 32
+
+
+def test_what_is_known_of_one_input_is_not_taken_for_another() -> None:
+    direction = torch.tensor([1.0, 0.3])
+    known, x0 = Lattice(torch.tensor([1.0, 2.0]), direction), torch.tensor([5.0, -0.7])
+    assert known.nearest is not None
+    alone = list(itertools.islice(Lattice(x0, direction).cells(), 20))
+    assert list(itertools.islice(Lattice(x0, direction).sharing(known).cells(), 20)) == alone
+
+
+def test_an_input_is_read_once_for_all_rays_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, start = [], module.Start
+    monkeypatch.setattr(module, "Start", lambda x0: read.append(x0) or start(x0))
+    x0 = torch.tensor([1.0, 2.0])
+    assert all(ray.nearest for ray in fan(x0, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])))
+    assert len(read) == 1

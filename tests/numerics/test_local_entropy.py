@@ -58,7 +58,8 @@ def test_a_line_is_low_a_board_high_and_a_flat_map_has_none():
     assert math.isnan(entropy_ratio(np.ones((9, 9), dtype=bool)))
     assert math.isnan(entropy_ratio(np.zeros((9, 9), dtype=bool)))
     assert math.isnan(entropy_ratio(drawn(0.5, (4, 9))))
-    assert local_entropy(drawn(0.5, (4, 9))).shape == (0, 5)
+    for shape, windows in (((4, 9), (0, 5)), ((9, 4), (5, 0)), ((4, 4), (0, 0)), ((1, 9), (0, 5))):
+        assert local_entropy(drawn(0.5, shape)).shape == windows
 
 
 def test_a_window_without_a_middle_is_refused():

@@ -1,5 +1,7 @@
 """What a device has free, against what the system and torch state; and which errors say that nothing is."""
 
+import os
+
 import pytest
 import torch
 
@@ -51,3 +53,24 @@ def test_what_a_device_keeps_is_given_back_where_there_is_one(there, monkeypatch
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     memory.release()
     assert emptied == [True] * there
+
+
+def test_elsewhere_the_pages_are_counted_that_the_system_has_free(tmp_path, monkeypatch):
+    """Where it does not say, nothing is known, and nothing is refused."""
+    monkeypatch.setattr(memory, "_LINUX", tmp_path / "meminfo")
+    stated = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf_names", dict.fromkeys(stated, 1), raising=False)
+    monkeypatch.setattr(os, "sysconf", stated.__getitem__, raising=False)
+    assert memory.free_bytes() == 7 * 4096
+    monkeypatch.setattr(os, "sysconf_names", {}, raising=False)
+    assert memory.free_bytes() is None
+    memory.require(2**60, "this", "take less")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_cuda_device_keeps_is_given_back_where_there_is_one(there, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append("cuda"))
+    memory.release()
+    assert given == ["cuda"] * there

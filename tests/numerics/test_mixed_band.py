@@ -77,3 +77,9 @@ def test_a_band_is_open_that_ends_less_than_a_tenth_from_the_end(stray, wide):
     B = steps >= 50
     B[stray] = True
     assert mixed_band(steps, B).open is wide
+
+
+def test_the_largest_deviation_is_the_furthest_on_either_side():
+    flat = np.zeros((1, 3))
+    assert fit(np.array([[0.5, -3.0, 1.0]]), flat).largest == 3
+    assert fit(np.array([[-0.5, 3.0, -1.0]]), flat).largest == 3

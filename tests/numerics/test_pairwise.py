@@ -72,6 +72,7 @@ def test_fewer_than_two_vectors_have_no_pair():
 
 def test_a_square_is_symmetric_with_an_empty_diagonal():
     assert square(np.array([1.0, 2.0, 3.0]), 3).tolist() == [[0, 1, 2], [1, 0, 3], [2, 3, 0]]
+    assert square(np.array([1.5]), 2).tolist() == [[0, 1.5], [1.5, 0]]
 
 
 def test_unit_rows():

@@ -1,4 +1,4 @@
-"""What the iteration for the largest triplets starts from, how long it goes on and what it keeps orthogonal."""
+"""What the iteration for the largest triplets starts from, how long it goes on, what it keeps orthogonal, and holds."""
 
 from __future__ import annotations
 
@@ -64,3 +64,30 @@ def test_a_map_in_another_unit_takes_as_many_products(scale: float) -> None:
     assert scaled.products == plain.products
     torch.testing.assert_close(scaled.sigma / scale, plain.sigma, rtol=1e-12, atol=0)
     torch.testing.assert_close(scaled.residual / scale, plain.residual, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("H", [8, 30])
+def test_directions_that_a_map_kills_to_the_last_bit_are_replaced(H: int) -> None:
+    """Of a map with one element all products but one are exactly 0, which has no direction to go on in."""
+    J = torch.zeros(H, H, dtype=torch.float64)
+    J[2, 1] = 3.0
+    found = top(LinearMap.of_matrix(J), 1)
+    assert found.converged
+    assert found.sigma.tolist() == pytest.approx([3.0])
+    torch.testing.assert_close(found.v[0].abs(), torch.eye(H, dtype=torch.float64)[1], rtol=0, atol=1e-12)
+
+
+def test_memory_grows_with_the_rows_and_not_with_the_square_of_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a decomposition returns is no larger than the rows so far, as many as were multiplied, and their images."""
+    held, svd = [], torch.linalg.svd
+
+    def watched(A: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        found = svd(A, full_matrices=full_matrices)
+        held.append(max(part.numel() for part in found))
+        return found
+
+    monkeypatch.setattr(torch.linalg, "svd", watched)
+    M, H = 300, 100
+    found = top(LinearMap.of_matrix(normal(M, H)), 1, max_products=25)
+    assert held
+    assert max(held) <= found.products * M / 2

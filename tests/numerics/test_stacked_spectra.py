@@ -211,3 +211,24 @@ def test_a_product_has_as_many_values_as_its_thinnest_side():
     found = product_values(left, right)
     assert found.shape == (1, 1)
     assert found[0, 0] == pytest.approx(math.sqrt(36 + 16 + 9), rel=1e-14)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_range_is_that_of_the_largest_size_whatever_its_sign(sign):
+    """Its square would be infinite, while that of the largest number of the other sign is nothing special."""
+    A = sign * torch.tensor([[[1e200, -1.0, 0.0], [0.0, 2e200, -3.0]]], dtype=torch.float64)
+    np.testing.assert_allclose(singular_values(A), [[2e200, 1e200]], rtol=1e-12)
+
+
+def test_a_matrix_of_more_elements_than_are_widened_at_a_time_is_taken_alone(monkeypatch):
+    monkeypatch.setattr(stacked_spectra, "_BATCH", 10)
+    A = torch.from_numpy(normal(3, 4, 5))
+    np.testing.assert_allclose(singular_values(A), np.linalg.svd(A.numpy(), compute_uv=False), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "tenth"), [(1, 1), (3, 1), (10, 1), (11, 2), (25, 3)])
+def test_a_tenth_of_the_values_is_rounded_up(length, tenth):
+    s = np.arange(length, 0.0, -1)[None]
+    found = ratios(s)
+    assert found["top_tenth"] == pytest.approx(s[0, :tenth].sum() / s.sum())
+    assert found["least_tenth"] == pytest.approx(s[0, length - tenth :].sum() / s.sum())

@@ -32,7 +32,8 @@ def test_at_the_bound_so_few_events_are_exactly_as_unlikely_as_claimed(events: i
 
 
 def test_the_bound_of_no_events_keeps_its_digits_for_very_many_trials() -> None:
-    assert rate_bound(0, 10**15) == pytest.approx(-math.log(0.05) * 1e-15, rel=1e-13, abs=0)
+    for power in (15, 30):  # 10^30 is a count, though no integer of 64 bits
+        assert rate_bound(0, 10**power) == pytest.approx(-math.log(0.05) * 10.0**-power, rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize(
