@@ -76,3 +76,10 @@ def test_a_segment_between_neighbours_is_empty_and_a_short_one_repeats_nothing()
     one, two = (_of(ordered(LOW) + torch.tensor([k, 0, 0, 0]), torch.float32) for k in (1, 2))
     assert len(segment(LOW, one, 5)) == 0
     assert bits_equal(segment(LOW, two, 5), one[None])
+
+
+def test_a_segment_has_no_more_points_than_asked_for_where_its_end_is_not_reached():
+    """1 - 1 is +0 and not -0, and 1e30 + (1 - 1e30) is 0: the last share of all would be another input than `high`."""
+    for low, high in ((1.0, -0.0), (1e30, 1.0)):
+        points = segment(torch.tensor([low]), torch.tensor([high]), 3)
+        assert points[:, 0].tolist() == pytest.approx([low + k / 4 * (high - low) for k in (1, 2, 3)], rel=1e-6)

@@ -52,3 +52,12 @@ def test_empty_bins_are_left_out():
 def test_a_half_is_an_edge_unless_other_edges_are_given():
     rows = calibration([0.4, 0.5, 0.6], [False, True, True])
     assert [(row["from"], row["to"], row["forecasts"]) for row in rows] == [(0.3, 0.5, 1), (0.5, 1.0, 2)]
+
+
+def test_forecasts_as_rare_as_one_in_a_million_have_bins_of_their_own():
+    """Each edge opens a bin, and a forecast just below it is in the bin before."""
+    edges = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5]
+    p = [side for edge in edges for side in (math.nextafter(edge, 0), edge)]
+    rows = calibration(p, [False] * len(p))
+    assert [row["from"] for row in rows] == [0.0, *edges]
+    assert [row["forecasts"] for row in rows] == [1, *[2] * 6, 1]

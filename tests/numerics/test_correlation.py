@@ -109,3 +109,10 @@ def test_an_interval_of_few_samples_or_of_nothing_says_nothing():
 def test_what_has_no_rank_is_refused(call, fragment):
     with pytest.raises(UsageError, match=fragment):
         call()
+
+
+def test_four_samples_are_enough_to_hold_one_quantity_fixed():
+    """The ranks of x and y are 0.6 and those of `given` 0.8 and 0.4: (0.6 - 0.32) / sqrt(0.36 * 0.84)."""
+    x, y, z = [1, 2, 3, 4], [2, 1, 4, 3], [1, 3, 2, 4]
+    assert (spearman(x, y), spearman(x, z), spearman(y, z)) == pytest.approx((0.6, 0.8, 0.0))
+    assert partial_spearman(x, y, z) == pytest.approx(0.6 / 0.6)

@@ -1,5 +1,8 @@
 """What a device has free, against what the system and torch state; and which errors say that nothing is."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -32,3 +35,18 @@ def test_a_cuda_device_has_free_what_torch_states_first(monkeypatch):
 )
 def test_an_error_says_that_memory_ran_out_by_its_class_or_by_its_words(error, says_so):
     assert memory.ran_out(error) is says_so
+
+
+def test_what_holds_itself_and_is_not_used_any_more_is_given_back():
+    class Holder:
+        def __init__(self):
+            self.itself, self.numbers = self, torch.zeros(8)
+
+    gc.disable()  # so that no other collection comes first
+    try:
+        numbers = weakref.ref(Holder().numbers)
+        assert numbers() is not None
+        memory.release()
+        assert numbers() is None
+    finally:
+        gc.enable()

@@ -50,3 +50,11 @@ def test_axes_beyond_the_rank_are_empty(rows):
 def test_large_coordinates_are_centred_first():
     X = drawn(5, 3)
     assert plane_of(X + 1e6).scores == pytest.approx(plane_of(X).scores, abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-16, 1e30])
+def test_a_picture_in_another_unit_is_the_same_picture(scale):
+    X = drawn(7, 4)
+    small, found = plane_of(scale * X), plane_of(X)
+    assert small.scores / scale == pytest.approx(found.scores, rel=1e-12, abs=1e-12)
+    assert small.shares == pytest.approx(found.shares, rel=1e-12)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.numerics.spectrum import _orthonormal, remeasured, top
+from stabilitykit.numerics.spectrum import _orthonormal, dense, remeasured, top
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -52,3 +52,9 @@ def test_rows_that_the_basis_leaves_only_their_rounding_of_become_orthogonal_to_
         torch.testing.assert_close(found @ found.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-14)
         worst = max(worst, float((found @ basis.T).abs().max()))
     assert worst < 1e-14
+
+
+def test_two_values_have_a_gap_and_one_has_none() -> None:
+    two = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
+    assert math.isclose(dense(LinearMap.of_matrix(two)).gap, 0.25)
+    assert math.isnan(dense(LinearMap.of_matrix(two[:1])).gap)

@@ -187,3 +187,10 @@ def test_zeros_are_not_decomposed(monkeypatch):
     monkeypatch.setattr(torch.linalg, "svdvals", lambda A: decomposed.append(len(A)) or svdvals(A))
     assert singular_values(torch.zeros(2, 3, 4)).tolist() == [[0.0] * 3] * 2
     assert decomposed == []
+
+
+def test_a_null_that_is_kept_for_the_next_caller_cannot_be_written_to():
+    _, spectrum = null((3, 5), 2, 7)
+    with pytest.raises(ValueError, match="read-only"):
+        spectrum[0] = 1.0
+    assert null((3, 5), 2, 7)[1] is spectrum
