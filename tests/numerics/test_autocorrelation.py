@@ -39,7 +39,9 @@ def drawn(p, seed, shape=(12, 17)):
 LINE, BOARD = np.arange(17) + np.zeros((12, 1)) >= 8, np.indices((12, 17)).sum(axis=0) % 2 == 0
 
 
-@pytest.mark.parametrize("B", [LINE, BOARD, drawn(0.5, 1), drawn(0.1, 2), drawn(0.5, 3, (2, 2)), drawn(0.5, 3, (1, 9))])
+@pytest.mark.parametrize(
+    "B", [LINE, BOARD, drawn(0.5, 1), drawn(0.1, 2), drawn(0.5, 3, (2, 2)), drawn(0.5, 3, (1, 9)), np.eye(1, 3) > 0]
+)
 def test_sums_over_neighbours_are_the_dense_formula(B):
     assert moran(B).coefficient == pytest.approx(dense(B), rel=1e-12)
 

@@ -82,3 +82,10 @@ def test_a_segment_does_not_begin_with_the_other_zero():
     """-0 and 0 are one number: of three points between it and 1 none is 0."""
     points = segment(torch.tensor([-0.0]), torch.tensor([1.0]), 3)
     assert points.flatten().tolist() == [0.25, 0.5, 0.75]
+
+
+def test_a_segment_has_no_more_points_than_asked_for_where_its_end_is_not_reached():
+    """1 - 1 is +0 and not -0, and 1e30 + (1 - 1e30) is 0: the last share of all would be another input than `high`."""
+    for low, high in ((1.0, -0.0), (1e30, 1.0)):
+        points = segment(torch.tensor([low]), torch.tensor([high]), 3)
+        assert points[:, 0].tolist() == pytest.approx([low + k / 4 * (high - low) for k in (1, 2, 3)], rel=1e-6)

@@ -356,10 +356,10 @@ def test_the_three_equalities_part_at_signed_zeros_and_nans() -> None:
 def test_equality_needs_the_dtype_and_the_shape() -> None:
     zero = torch.zeros(2).half()
     for equal in (bits.bits_equal, bits.value_equal):
-        assert equal(zero, zero.clone())
-        assert not equal(zero, zero.bfloat16())
-        assert not equal(zero, zero.double())
-        assert not equal(zero, zero[None])
+        assert equal(zero, zero.clone()) is True
+        assert equal(zero, zero.bfloat16()) is False
+        assert equal(zero, zero.double()) is False
+        assert equal(zero, zero[None]) is False
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e5m2])

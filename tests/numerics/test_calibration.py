@@ -66,3 +66,12 @@ def test_every_forecast_has_a_bin_unless_other_edges_are_given():
     rows = calibration(p, [False] * len(p))
     assert sum(row["forecasts"] for row in rows) == len(p)
     assert sum(row["expected"] for row in rows) == pytest.approx(sum(p))
+
+
+def test_forecasts_as_rare_as_one_in_a_million_have_bins_of_their_own():
+    """Each edge opens a bin, and a forecast just below it is in the bin before."""
+    edges = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5]
+    p = [side for edge in edges for side in (math.nextafter(edge, 0), edge)]
+    rows = calibration(p, [False] * len(p))
+    assert [row["from"] for row in rows] == [0.0, *edges]
+    assert [row["forecasts"] for row in rows] == [1, *[2] * 6, 1]

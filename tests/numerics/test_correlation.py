@@ -115,3 +115,10 @@ def test_four_samples_have_a_partial_correlation():
     """Ranks correlate by 0.8, 0.8 and 0.4, so that (0.8 - 0.8 0.4) / (0.6 sqrt 0.84) is left."""
     found = partial_spearman([1, 2, 3, 4], [1, 3, 2, 4], [1, 2, 4, 3])
     assert found == pytest.approx(0.48 / (0.6 * math.sqrt(0.84)))
+
+
+def test_four_samples_are_enough_to_hold_one_quantity_fixed():
+    """The ranks of x and y are 0.6 and those of `given` 0.8 and 0.4: (0.6 - 0.32) / sqrt(0.36 * 0.84)."""
+    x, y, z = [1, 2, 3, 4], [2, 1, 4, 3], [1, 3, 2, 4]
+    assert (spearman(x, y), spearman(x, z), spearman(y, z)) == pytest.approx((0.6, 0.8, 0.0))
+    assert partial_spearman(x, y, z) == pytest.approx(0.6 / 0.6)

@@ -56,5 +56,7 @@ def test_two_numbers_have_a_deviation():
     found = distribution([1.0, 3.0])
     assert found["sd"] == pytest.approx(math.sqrt(2))
     assert (found["mean_low"], found["mean_high"]) == (1, 3), "a quarter of the means of two draws"
+    most = distribution([1.0, 3.0], confidence=0.6)
+    assert (most["mean_low"], most["mean_high"]) == (1, 3), "a fifth lies outside on each side, less than a quarter"
     middle = distribution([1.0, 3.0], confidence=0.3)
     assert (middle["mean_low"], middle["mean_high"]) == (2, 2), "half of them"

@@ -39,10 +39,12 @@ def test_each_ray_keeps_its_own_input_and_rule_and_direction() -> None:
     """Inputs that differ, rules that differ, and directions of several dtypes, which no one pass could serve."""
     one, other = drawn(5, seed=2).float(), drawn(5, seed=3).float()
     a, b = drawn(2, 5, seed=4)
+    eighth = a.to(torch.float8_e5m2)  # which torch puts into no tensor with other numbers
     for pair in (
         [Lattice(one, a), Lattice(other, b)],
         [Lattice(one, a, "p64r"), Lattice(one, a, "p32")],
         [Lattice(one, a), Lattice(one, b.float())],
+        [Lattice(one, eighth), Lattice(one, b)],
     ):
         moved = on_rays(pair, [0.3, 0.7])
         assert bits_equal(moved, torch.stack([pair[0].at(0.3), pair[1].at(0.7)]))
@@ -83,3 +85,8 @@ def test_directions_whose_dtypes_have_none_in_common_step_each_by_itself() -> No
     x0, wide = drawn(5, seed=5).float(), drawn(2, 5, seed=6)
     rays = [Lattice(x0, wide[0].float()), Lattice(x0, wide[1].to(torch.float8_e4m3fn))]
     assert bits_equal(on_rays(rays, [0.3, 0.7]), torch.stack([rays[0].at(0.3), rays[1].at(0.7)]))
+
+
+def test_a_single_ray_is_a_fan() -> None:
+    ray = Lattice(drawn(5, seed=2).float(), drawn(5, seed=4))
+    assert bits_equal(on_rays([ray], [0.3]), ray.at(0.3)[None])

@@ -168,6 +168,8 @@ def test_a_gradient_is_per_unit_of_its_own_axis():
     assert by_index.max() < 1e-8 * 5
     assert gradient(e[:, None] ** 2 + 0 * e, e, e)[1:-1] == pytest.approx(np.abs(2 * e[1:-1, None]) + 0 * e)
     assert not gradient(np.ones((3, 3)), e[:3], e[:3]).any()
+    two = np.array([0.0, 0.5])
+    assert gradient(3 * two[:, None] - 4 * two, two, two) == pytest.approx(5), "two points have a slope"
 
 
 def test_what_is_no_map_is_refused():

@@ -1,4 +1,4 @@
-"""Where a lattice ends, how much of it is looked at in one go, and what it takes from another one."""
+"""Where a lattice ends, which coordinates are sampled and from where on, and how it is looked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stabilitykit.errors import InvalidError
 from stabilitykit.numerics import lattice as module
 from stabilitykit.numerics.fan import fan
 from stabilitykit.numerics.lattice import Lattice
@@ -126,3 +127,35 @@ def test_an_input_is_read_once_for_all_rays_from_it(monkeypatch: pytest.MonkeyPa
     x0 = torch.tensor([1.0, 2.0])
     assert all(ray.nearest for ray in fan(x0, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])))
     assert len(read) == 1
+
+
+def test_the_first_of_several_numbers_that_are_not_finite_is_named() -> None:
+    spoiled = torch.tensor([1.0, math.inf, 2.0, math.nan])
+    with pytest.raises(InvalidError, match=r"^the direction is inf at coordinate 1; give finite numbers$"):
+        Lattice(torch.ones(4), spoiled)
+    with pytest.raises(InvalidError, match=r"^the input is inf at coordinate 1; give finite numbers$"):
+        Lattice(spoiled, torch.ones(4))
+
+
+@pytest.mark.parametrize(("crossed", "dense"), [(1024, []), (1025, [0])])
+def test_a_coordinate_is_dense_if_it_crosses_more_than_1024_floats(crossed: int, dense: list[int]) -> None:
+    """1 moves by half its spacing at 2^-24; in 2^-32, a 256th of it, 2^-20 with its floats 2^-43 apart goes so far."""
+    direction = torch.tensor([crossed * 2.0**-11, 1.0, 1.0], dtype=torch.float64)
+    assert Lattice(torch.tensor([2.0**-20, 1.0, 1.0]), direction).dense == dense
+
+
+@pytest.mark.parametrize("component", [1.0, -0.3])
+def test_the_samples_begin_where_the_first_dense_coordinate_leaves_its_float(component: float) -> None:
+    lattice = Lattice(torch.tensor([0.0, 1.0]), torch.tensor([component, 0.01], dtype=torch.float64))
+    begin = next(lattice.samples(1.0)).first_changed
+    assert lattice.at(begin * (1 - 1e-12))[0] == 0
+    assert lattice.at(begin * (1 + 1e-12))[0] != 0
+
+
+def test_a_step_that_is_a_breakpoint_and_a_sample_comes_as_the_breakpoint_first() -> None:
+    """2^-134 is the first sample of the zero, and each is 2^8 of the one before: 2^-14 is one of them."""
+    component = math.nextafter(2.0**6 + 2.0**-10 + 2.0**-39, math.inf)  # half a spacing of bfloat16 at 1, and the ties
+    lattice = Lattice(torch.tensor([0.0, 1.0]).bfloat16(), torch.tensor([1.0, component], dtype=torch.float64))
+    there = [cell for cell in lattice.samples(1e-4) if cell.first_changed == 2.0**-14]
+    assert [cell.coordinate for cell in there] == [1, -1]
+    assert there[0].last_same == math.nextafter(2.0**-14, 0.0)

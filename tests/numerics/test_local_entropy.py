@@ -72,3 +72,8 @@ def test_a_window_without_a_middle_is_refused():
 )
 def test_a_map_too_small_for_a_window_has_as_many_rows_or_columns_of_none(shape, expected):
     assert local_entropy(drawn(0.5, shape)).shape == expected
+
+
+@pytest.mark.parametrize(("shape", "windows"), [((3, 9), (0, 5)), ((9, 3), (5, 0)), ((2, 3), (0, 0)), ((4, 5), (0, 1))])
+def test_a_map_that_is_too_small_has_as_many_windows_as_fit_along_each_side(shape, windows):
+    assert local_entropy(drawn(0.5, shape)).shape == windows

@@ -1,6 +1,8 @@
 """What a device has free, against what the system and torch state; and which errors say that nothing is."""
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -74,3 +76,18 @@ def test_what_a_cuda_device_keeps_is_given_back_where_there_is_one(there, monkey
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append("cuda"))
     memory.release()
     assert given == ["cuda"] * there
+
+
+def test_what_holds_itself_and_is_not_used_any_more_is_given_back():
+    class Holder:
+        def __init__(self):
+            self.itself, self.numbers = self, torch.zeros(8)
+
+    gc.disable()  # so that no other collection comes first
+    try:
+        numbers = weakref.ref(Holder().numbers)
+        assert numbers() is not None
+        memory.release()
+        assert numbers() is None
+    finally:
+        gc.enable()

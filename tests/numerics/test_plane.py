@@ -93,6 +93,10 @@ def test_the_middle_is_the_input_itself():
     assert moved in ([], [15]), "at most the sign of a zero"
 
 
+def test_two_points_are_the_ends():
+    assert axis(-1.5, 7.0, 2).tolist() == [-1.5, 7.0]
+
+
 @pytest.mark.parametrize("n", [1, 0, 2.0])
 def test_too_few_points_are_refused(n):
     with pytest.raises(UsageError, match="make no axis"):
@@ -115,8 +119,10 @@ def test_what_spans_no_plane_is_refused():
         Plane(x0, h, torch.ones(H, dtype=torch.int64))
     with pytest.raises(UsageError, match="zero"):
         Plane(x0, 0 * h, h)
-    with pytest.raises(InvalidError, match="not finite"):
-        Plane(x0, h, h / 0)
+    spoiled = h.clone()
+    for spoiled[7] in (math.nan, math.inf, -math.inf):
+        with pytest.raises(InvalidError, match="not finite"):
+            Plane(x0, h, spoiled)
     with pytest.raises(UsageError, match="before any step"):
         Plane(x0.double(), h, h, "p32")
 

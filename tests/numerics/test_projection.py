@@ -61,3 +61,11 @@ def test_vectors_of_one_coordinate_have_as_many_axes_as_were_asked_for(axes):
     assert found.scores[:, 0] == pytest.approx([-1, 2, -4, 3], rel=1e-12)
     assert not found.scores[:, 1:].any()
     assert found.shares.tolist() == [1.0] + [0.0] * (axes - 1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-16, 1e30])
+def test_a_picture_in_another_unit_is_the_same_picture(scale):
+    X = drawn(7, 4)
+    small, found = plane_of(scale * X), plane_of(X)
+    assert small.scores / scale == pytest.approx(found.scores, rel=1e-12, abs=1e-12)
+    assert small.shares == pytest.approx(found.shares, rel=1e-12)

@@ -127,9 +127,9 @@ def test_an_input_of_zeros_keeps_every_direction_of_normal_numbers():
 
 def test_lengths_are_nominal_so_a_longer_direction_changes_nothing():
     x0, d = drawn(torch.float32, 5)
-    short, long = (thresholds(Lattice(x0, scale * d)) for scale in (1, 4))
+    unit, *others = (thresholds(Lattice(x0, scale * d)) for scale in (1, 4, 2.0**-30, 2.0**30))
     for name in ("eps_first_move", "eps_half_moved", "eps_aligned"):
-        assert long[name] == pytest.approx(short[name], rel=1e-6)
+        assert [other[name] for other in others] == pytest.approx([unit[name]] * 3, rel=1e-6)
 
 
 def test_a_step_in_columns():

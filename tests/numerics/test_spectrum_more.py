@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stabilitykit.numerics.linear_map import LinearMap
-from stabilitykit.numerics.spectrum import _orthonormal, remeasured, top
+from stabilitykit.numerics.spectrum import _orthonormal, dense, remeasured, top
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -91,3 +91,9 @@ def test_memory_grows_with_the_rows_and_not_with_the_square_of_a_side(monkeypatc
     found = top(LinearMap.of_matrix(normal(M, H)), 1, max_products=25)
     assert held
     assert max(held) <= found.products * M / 2
+
+
+def test_two_values_have_a_gap_and_one_has_none() -> None:
+    two = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
+    assert math.isclose(dense(LinearMap.of_matrix(two)).gap, 0.25)
+    assert math.isnan(dense(LinearMap.of_matrix(two[:1])).gap)

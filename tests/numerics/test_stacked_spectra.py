@@ -232,3 +232,10 @@ def test_a_tenth_of_the_values_is_rounded_up(length, tenth):
     found = ratios(s)
     assert found["top_tenth"] == pytest.approx(s[0, :tenth].sum() / s.sum())
     assert found["least_tenth"] == pytest.approx(s[0, length - tenth :].sum() / s.sum())
+
+
+def test_a_null_that_is_kept_for_the_next_caller_cannot_be_written_to():
+    _, spectrum = null((3, 5), 2, 7)
+    with pytest.raises(ValueError, match="read-only"):
+        spectrum[0] = 1.0
+    assert null((3, 5), 2, 7)[1] is spectrum
