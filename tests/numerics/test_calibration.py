@@ -52,3 +52,10 @@ def test_empty_bins_are_left_out():
 def test_a_half_is_an_edge_unless_other_edges_are_given():
     rows = calibration([0.4, 0.5, 0.6], [False, True, True])
     assert [(row["from"], row["to"], row["forecasts"]) for row in rows] == [(0.3, 0.5, 1), (0.5, 1.0, 2)]
+
+
+def test_forecasts_of_eight_sizes_have_a_bin_each():
+    p = [1e-7, 1e-5, 5e-4, 1.5e-3, 0.05, 0.2, 0.4, 0.9]
+    rows = calibration(p, [False] * 8)
+    assert [row["expected"] for row in rows] == p
+    assert [row["from"] for row in rows] == [0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5]

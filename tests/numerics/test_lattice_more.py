@@ -1,4 +1,4 @@
-"""Where a lattice ends: with the last finite input, and with the last finite step."""
+"""Where a lattice ends, with the last finite input and the last finite step, and what it does not look at twice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from stabilitykit.numerics import lattice as module
 from stabilitykit.numerics.lattice import Lattice
 
 
@@ -46,3 +47,34 @@ def test_a_cell_begins_at_a_finite_step() -> None:
     assert lattice.at(math.inf).double().tolist() == [448.0, -448.0]
     assert lattice.nearest is None
     assert list(lattice.cells()) == list(lattice.cells(math.inf, 1e300)) == []
+
+
+@pytest.fixture
+def rounded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all arrays that were rounded."""
+    sizes: list[int] = []
+    keys = module.round_to_keys
+    monkeypatch.setattr(module, "round_to_keys", lambda values, dtype: sizes.append(values.size) or keys(values, dtype))
+    return sizes
+
+
+def test_what_was_listed_from_the_input_on_is_not_searched_again(rounded: list[int]) -> None:
+    lattice = Lattice(torch.tensor([1.0, 1.7, -0.3]), torch.tensor([1.0, 1.3, -0.7]))
+    first = list(lattice.cells(1e-5))
+    searched = len(rounded)
+    assert searched > 0
+    assert list(lattice.cells(1e-5)) == first
+    assert lattice.nearest == first[0]
+    assert len(rounded) == searched
+
+
+def test_the_rays_of_one_input_look_at_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, start = [], module.Start
+    monkeypatch.setattr(module, "Start", lambda x0: seen.append(x0) or start(x0))
+    x0, directions = torch.tensor([1.0, 1.7]), torch.tensor([[1.0, 1.3], [-1.0, 0.5], [0.0, 1.0]])
+    first, second, third = (Lattice(x0, direction) for direction in directions)
+    found = [lattice.sharing(first).nearest for lattice in (second, third)]
+    assert len(seen) == 1
+    assert found == [Lattice(x0.clone(), direction).nearest for direction in directions[1:]]
+    assert Lattice(x0.clone(), directions[0]).sharing(first).nearest == first.nearest
+    assert len(seen) == 4, "an input of its own is looked at, equal or not"

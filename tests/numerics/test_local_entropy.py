@@ -64,3 +64,14 @@ def test_a_line_is_low_a_board_high_and_a_flat_map_has_none():
 def test_a_window_without_a_middle_is_refused():
     with pytest.raises(UsageError, match="no middle"):
         local_entropy(drawn(0.5, (9, 9)), 4)
+
+
+@pytest.mark.parametrize(("shape", "windows"), [((2, 9), (0, 5)), ((9, 2), (5, 0)), ((1, 1), (0, 0)), ((3, 4), (0, 0))])
+def test_a_map_smaller_than_a_window_has_none_along_that_side(shape, windows):
+    assert local_entropy(drawn(0.5, shape)).shape == windows
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 9, 9), (0, 9)])
+def test_what_is_no_map_is_refused(shape):
+    with pytest.raises(UsageError, match="at least one cell"):
+        local_entropy(np.ones(shape, dtype=bool))

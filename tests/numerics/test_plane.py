@@ -119,3 +119,7 @@ def test_what_spans_no_plane_is_refused():
         Plane(x0, h, h / 0)
     with pytest.raises(UsageError, match="before any step"):
         Plane(x0.double(), h, h, "p32")
+
+
+def test_two_points_are_an_axis():
+    assert axis(-1.0, 3.0, 2).tolist() == [-1.0, 3.0]

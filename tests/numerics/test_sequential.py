@@ -82,3 +82,16 @@ def test_a_bound_in_percent_sets_no_flag_of_the_callers_context(said):
 def test_a_trial_outside_of_its_plan_is_refused_by_the_plans_own_numbers(trial, planned):
     with pytest.raises(UsageError, match=f"^trial {trial} of {planned}: need 1 <= trial <= planned$"):
         sentence(trial, planned)
+
+
+def test_the_last_trial_of_a_plan_may_be_the_first_to_differ():
+    assert sentence(59, 59) == "run 59 of at most 59 differed first: rate > 0.086% at 95%"
+    assert sentence(1, 1) == "run 1 of at most 1 differed first: rate > 5% at 95%"
+
+
+@pytest.mark.parametrize("trial", [2, 3, 7, 59, 1000])
+def test_a_bound_is_said_with_two_digits_and_never_above_itself(trial):
+    said = sentence(trial, trial).split("rate > ")[1].split("%")[0]
+    exact = 100 * first_event(trial)[0]
+    assert len(said.replace(".", "").lstrip("0")) <= 2
+    assert 0.9 * exact < float(said) <= exact
