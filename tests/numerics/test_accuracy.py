@@ -147,6 +147,18 @@ def test_an_infinity_does_not_count_as_the_size_of_its_row() -> None:
     assert (found.max_scaled_ulp, found.excess, found.worst) == (1.0, 2.0, (0, 1))
 
 
+def test_the_worst_place_is_one_that_differs_however_well_its_error_is_excused() -> None:
+    y = rows([1.0, 1 + 8 * ULP, 1 + 4 * ULP], dtype=torch.float32)
+    found = accuracy(y, torch.ones(1, 3).double(), torch.tensor([16 * ULP], dtype=torch.float64))
+    assert (found.excess, found.worst) == (0.5, (0, 1))
+
+
+def test_the_median_is_over_all_that_differ_by_one_ulp_or_more() -> None:
+    y = rows([1.0, 1 + ULP, 1 + 3 * ULP], dtype=torch.float32)
+    assert accuracy(y, torch.ones(1, 3).double(), torch.zeros(1).double()).median_ulp == 2
+    assert accuracy(y[:, :2], torch.ones(1, 2).double(), torch.zeros(1).double()).median_ulp == 1
+
+
 # ---- independent oracle: exact fractions ----
 
 

@@ -73,3 +73,13 @@ def test_what_is_not_finite_has_no_direction(bad):
 def test_squares_neither_overflow_nor_vanish(scale):
     a, b = torch.tensor([1.0, 1.0]).double() * scale, torch.tensor([1.0, 0.0]).double() * scale
     assert turn(a, b).degrees == pytest.approx(45.0, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "values", [[-1.0, -2.0, -5.0], [-3.0, 0.0, -0.5], [-1e300, 1e-300, 1e300], [0.0, -1e-300, 0.0]]
+)
+def test_a_direction_keeps_its_sign_and_length_one_whatever_its_signs(values):
+    a, b = torch.tensor(values, dtype=torch.float64), torch.tensor([1.0, 0.5, -0.25], dtype=torch.float64)
+    rest, cosine = exact(a, b)
+    assert turn(a, b).degrees == pytest.approx(math.degrees(math.acos(float(cosine))), rel=1e-12)
+    assert turn(b, a).one_minus_cosine == pytest.approx(float(rest), rel=1e-12)

@@ -137,3 +137,18 @@ def test_three_cells_are_enough():
 def test_what_is_no_map_is_refused(shape):
     with pytest.raises(UsageError, match=r"a map is \(R, C\)"):
         moran(np.arange(math.prod(shape)).reshape(shape) % 2 == 0)
+
+
+def test_z_is_counted_in_sample_deviations_of_the_shuffles_themselves():
+    """Of the same shuffles, each measured by the dense formula."""
+    random, B = np.random.Generator(np.random.PCG64(4)), drawn(0.4, 6, (4, 5))
+    every = np.array([dense(random.permutation(B.ravel()).reshape(B.shape)) for _ in range(199)])
+    deviation = math.sqrt(((every - every.mean()) ** 2).sum() / 198)
+    assert moran(B, seed=4).z == pytest.approx((dense(B) - every.mean()) / deviation, rel=1e-9)
+
+
+def test_a_map_that_is_just_as_far_as_every_other_has_a_p_of_one():
+    """One cell of four in a square: wherever it lies, I is -1 / 3, the mean itself."""
+    found = moran(np.array([[True, False], [False, False]]))
+    assert found.coefficient == -1 / 3
+    assert found.p == 1

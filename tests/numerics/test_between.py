@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabilitykit.numerics.between import Chain, segment
-from stabilitykit.numerics.bits import bits_equal, ordered, ulp_distance
+from stabilitykit.numerics.bits import bits_equal, nudge, ordered, ulp_distance
 
 LOW = torch.tensor([1.0, -0.5, 2.0, 0.25])
 
@@ -40,6 +40,17 @@ def test_a_chain_moves_coordinates_in_the_order_it_is_given():
     high = _of(ordered(LOW) + torch.tensor([3, 0, 0, 2]), torch.float32)
     points = Chain(LOW, high, order=torch.tensor([3, 2, 1, 0])).at(torch.tensor([2]))
     assert ulp_distance(points[0], LOW).tolist() == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_chain_passes_the_neighbours_that_a_nudge_reaches_bit_by_bit(dtype):
+    """Also through zero, which is reached as +0 from either side."""
+    low = _of(torch.tensor([-2, 2]), dtype)
+    points = Chain(low, -low).at(torch.arange(9))
+    first, second = torch.arange(9).clamp(max=4), (torch.arange(9) - 4).clamp(min=0)
+    assert bits_equal(points, nudge(low, torch.stack([first, -second], dim=1)))
+    assert not torch.signbit(points[2, 0])
+    assert not torch.signbit(points[6, 1])
 
 
 def test_untouched_coordinates_keep_the_sign_of_a_zero():

@@ -269,6 +269,13 @@ def test_a_step_past_infinity_is_refused_however_long(dtype: torch.dtype, k: int
         bits.nudge(x, k)
 
 
+def test_the_longest_step_there_is_ends_on_its_number() -> None:
+    """From the lowest float64 key, minus infinity's, 2^63 - 1 steps lead to the number of that many patterns less."""
+    found = bits.nudge(torch.tensor(-INF, dtype=torch.float64), INT64_MAX)
+    assert bits.pattern(found) == f"0x{INT64_MAX - 0x7FF0_0000_0000_0000:016x}"
+    assert bits.pattern(bits.nudge(torch.tensor(INF, dtype=torch.float64), -INT64_MAX)) == "0x800fffffffffffff"
+
+
 def test_nan_has_no_distance_and_no_neighbour_and_the_message_names_its_place() -> None:
     x = torch.tensor([[1.0, 2.0], [NAN, NAN]], dtype=torch.bfloat16)
     with pytest.raises(InvalidError, match=r"NaN in left at \[1, 0\] \(2 in all\)"):
@@ -360,6 +367,10 @@ def test_equality_needs_the_dtype_and_the_shape() -> None:
         assert equal(zero, zero.bfloat16()) is False
         assert equal(zero, zero.double()) is False
         assert equal(zero, zero[None]) is False
+
+        assert equal(zero, zero.clone())
+        for other in (zero.bfloat16(), zero.double(), zero[None]):
+            assert equal(zero, other) is False, "a bool as any other answer"
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e5m2])

@@ -75,3 +75,10 @@ def test_forecasts_as_rare_as_one_in_a_million_have_bins_of_their_own():
     rows = calibration(p, [False] * len(p))
     assert [row["from"] for row in rows] == [0.0, *edges]
     assert [row["forecasts"] for row in rows] == [1, *[2] * 6, 1]
+
+
+def test_forecasts_of_eight_sizes_have_a_bin_each():
+    p = [1e-7, 1e-5, 5e-4, 1.5e-3, 0.05, 0.2, 0.4, 0.9]
+    rows = calibration(p, [False] * 8)
+    assert [row["expected"] for row in rows] == p
+    assert [row["from"] for row in rows] == [0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5]

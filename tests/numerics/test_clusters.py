@@ -9,6 +9,7 @@ from scipy.stats import norm, t, ttest_ind
 
 from stabilitykit.errors import UsageError
 from stabilitykit.numerics.clusters import cluster_means, clustered
+from stabilitykit.numerics.distribution import DRAWS
 
 
 def generator(seed):
@@ -48,6 +49,19 @@ def test_the_difference_is_that_of_all_resamples_of_both_sides():
     low, high = a.mean() - b.mean() + factor * np.quantile(every, [0.025, 0.975])
     assert found.value == pytest.approx(a.mean() - b.mean())
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_sides_of_different_sizes_are_widened_by_welchs_degrees_of_freedom():
+    """By hand from the same draws, those of the first side before those of the second."""
+    a, b = np.array([0.0, 1.0, 5.0]), generator(1).normal(size=9)
+    draw = generator(6)
+    means = [x[draw.integers(0, len(x), size=(DRAWS, len(x)))].mean(axis=1) - x.mean() for x in (a, b)]
+    off = math.sqrt(3 / 2) * means[0] - math.sqrt(9 / 8) * means[1]
+    va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 9
+    welch = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 8)
+    low, high = np.quantile(off, [0.05, 0.95]) * t.ppf(0.95, welch) / norm.ppf(0.95)
+    found = clustered(a, b, confidence=0.9, seed=6)
+    assert (found.low, found.high) == pytest.approx((found.value + low, found.value + high), rel=1e-9)
 
 
 def simulated(seed, questions=10, prompts=5):

@@ -153,6 +153,13 @@ def test_norms_neither_overflow_nor_vanish(unit: float) -> None:
     assert difference(b, a).relative_l2 == pytest.approx(1.0, rel=1e-15, abs=0)
 
 
+def test_the_largest_numbers_have_a_norm() -> None:
+    """Twice their power of two is no float64."""
+    a, b = torch.tensor([1.5e308, 0.0], dtype=torch.float64), torch.tensor([1.5e308, 3e307], dtype=torch.float64)
+    assert difference(a, b).relative_l2 == pytest.approx(0.2, rel=1e-15)
+    assert difference(a, torch.zeros_like(a)).l2 == 1.5e308
+
+
 @pytest.mark.parametrize("dtype", list(FORMATS))
 def test_strides_empty_tensors_scalars_and_gradients_do_not_matter(dtype: torch.dtype) -> None:
     dense = torch.linspace(-2, 2, 24).to(dtype).reshape(4, 6)

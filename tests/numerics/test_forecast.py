@@ -103,10 +103,37 @@ def test_without_any_noise_nothing_is_forecast():
     assert pooled([]).scale == 0
 
 
+def test_two_devices_are_enough_for_a_scale():
+    """Their sample variance has one degree of freedom: (a - b)^2 / 2, here 2, 8 and 2 with a mean of 4."""
+    found = pooled([np.array([[0.0, 1.0, -3.0], [2.0, 5.0, -1.0]])])
+    assert found.scale > 0
+    assert found.scale**2 * found.freedom / (found.freedom - 2) == pytest.approx(4)
+
+
+def test_variances_that_differ_just_as_much_as_samples_of_one_do_have_one_size():
+    """Those of three devices are 1 and 0: their mean square is twice the square of their mean, as in chi-squared."""
+    found = pooled([np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])])
+    assert found.freedom == 1e6
+    assert found.scale == pytest.approx(math.sqrt(0.5), rel=1e-5)
+
+
+def test_the_same_decision_has_the_same_bounds_wherever_it_stands():
+    margins = np.tile([[0.1], [0.3]], (1, 1100))
+    found = forecast(margins, np.full(1100, 0.05), np.zeros(1100, bool), Prior(0.1, 5.0))
+    assert len(set(found.low)) == len(set(found.high)) == 1
+    assert 0 < found.low[0] < found.probability[0] < found.high[0]
+
+
 def test_any_of_is_exact_for_small_and_certain_ones():
     assert any_of(np.array([1e-20, 2e-20])) == pytest.approx(3e-20)
     assert any_of(np.array([0.5, 0.5, 0.2])) == pytest.approx(1 - 0.5 * 0.5 * 0.8)
     assert any_of(np.array([1.0, 0.1])) == 1.0
+
+
+def test_what_never_happens_has_a_chance_of_plus_zero():
+    found = any_of(np.zeros((2, 3)))
+    assert found.tolist() == [0.0, 0.0]
+    assert not np.signbit(found).any()
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -159,3 +159,34 @@ def test_a_step_that_is_a_breakpoint_and_a_sample_comes_as_the_breakpoint_first(
     there = [cell for cell in lattice.samples(1e-4) if cell.first_changed == 2.0**-14]
     assert [cell.coordinate for cell in there] == [1, -1]
     assert there[0].last_same == math.nextafter(2.0**-14, 0.0)
+
+
+@pytest.fixture
+def rounded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all arrays that were rounded."""
+    sizes: list[int] = []
+    keys = module.round_to_keys
+    monkeypatch.setattr(module, "round_to_keys", lambda values, dtype: sizes.append(values.size) or keys(values, dtype))
+    return sizes
+
+
+def test_what_was_listed_from_the_input_on_is_not_searched_again(rounded: list[int]) -> None:
+    lattice = Lattice(torch.tensor([1.0, 1.7, -0.3]), torch.tensor([1.0, 1.3, -0.7]))
+    first = list(lattice.cells(1e-5))
+    searched = len(rounded)
+    assert searched > 0
+    assert list(lattice.cells(1e-5)) == first
+    assert lattice.nearest == first[0]
+    assert len(rounded) == searched
+
+
+def test_the_rays_of_one_input_look_at_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, start = [], module.Start
+    monkeypatch.setattr(module, "Start", lambda x0: seen.append(x0) or start(x0))
+    x0, directions = torch.tensor([1.0, 1.7]), torch.tensor([[1.0, 1.3], [-1.0, 0.5], [0.0, 1.0]])
+    first, second, third = (Lattice(x0, direction) for direction in directions)
+    found = [lattice.sharing(first).nearest for lattice in (second, third)]
+    assert len(seen) == 1
+    assert found == [Lattice(x0.clone(), direction).nearest for direction in directions[1:]]
+    assert Lattice(x0.clone(), directions[0]).sharing(first).nearest == first.nearest
+    assert len(seen) == 4, "an input of its own is looked at, equal or not"

@@ -77,3 +77,14 @@ def test_a_map_too_small_for_a_window_has_as_many_rows_or_columns_of_none(shape,
 @pytest.mark.parametrize(("shape", "windows"), [((3, 9), (0, 5)), ((9, 3), (5, 0)), ((2, 3), (0, 0)), ((4, 5), (0, 1))])
 def test_a_map_that_is_too_small_has_as_many_windows_as_fit_along_each_side(shape, windows):
     assert local_entropy(drawn(0.5, shape)).shape == windows
+
+
+@pytest.mark.parametrize(("shape", "windows"), [((2, 9), (0, 5)), ((9, 2), (5, 0)), ((1, 1), (0, 0)), ((3, 4), (0, 0))])
+def test_a_map_smaller_than_a_window_has_none_along_that_side(shape, windows):
+    assert local_entropy(drawn(0.5, shape)).shape == windows
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 9, 9), (0, 9)])
+def test_what_is_no_map_is_refused(shape):
+    with pytest.raises(UsageError, match="at least one cell"):
+        local_entropy(np.ones(shape, dtype=bool))

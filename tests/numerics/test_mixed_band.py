@@ -53,6 +53,12 @@ def test_a_flat_map_has_no_band():
         assert all(math.isnan(value) for value in mixed_band(L, flat)[:4])
 
 
+def test_a_flat_map_is_not_open():
+    """There is no end of a band that a larger map could move."""
+    for flat in (np.ones_like(L, dtype=bool), np.zeros_like(L, dtype=bool)):
+        assert mixed_band(L, flat).open is False
+
+
 def test_the_fit_is_that_of_the_prediction_as_it_is():
     D = L + 0.1
     found = fit(D, L)

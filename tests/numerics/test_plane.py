@@ -130,3 +130,7 @@ def test_what_spans_no_plane_is_refused():
 def test_a_direction_along_one_coordinate_spans_a_plane():
     x0, first, last = torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
     assert Plane(x0, first, last).at(np.array([2.0]), np.array([3.0])).tolist() == [[2.0, 0.0, 3.0]]
+
+
+def test_two_points_are_an_axis():
+    assert axis(-1.0, 3.0, 2).tolist() == [-1.0, 3.0]

@@ -98,3 +98,16 @@ def test_the_rate_said_is_what_is_proven_cut_to_two_digits():
 def test_a_first_event_is_refused_as_one_event_in_too_few_trials(trial):
     with pytest.raises(UsageError, match=f"^1 events in {trial} trials"):
         first_event(trial)
+
+
+def test_the_last_trial_of_a_plan_may_be_the_first_to_differ():
+    assert sentence(59, 59) == "run 59 of at most 59 differed first: rate > 0.086% at 95%"
+    assert sentence(1, 1) == "run 1 of at most 1 differed first: rate > 5% at 95%"
+
+
+@pytest.mark.parametrize("trial", [2, 3, 7, 59, 1000])
+def test_a_bound_is_said_with_two_digits_and_never_above_itself(trial):
+    said = sentence(trial, trial).split("rate > ")[1].split("%")[0]
+    exact = 100 * first_event(trial)[0]
+    assert len(said.replace(".", "").lstrip("0")) <= 2
+    assert 0.9 * exact < float(said) <= exact

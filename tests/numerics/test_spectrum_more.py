@@ -97,3 +97,28 @@ def test_two_values_have_a_gap_and_one_has_none() -> None:
     two = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
     assert math.isclose(dense(LinearMap.of_matrix(two)).gap, 0.25)
     assert math.isnan(dense(LinearMap.of_matrix(two[:1])).gap)
+
+
+def test_all_triplets_count_only_their_own_products() -> None:
+    linear_map = LinearMap.of_matrix(normal(7, 5))
+    top(linear_map, 1, max_products=9)
+    before = linear_map.products
+    assert before > 0
+    assert dense(linear_map).products == linear_map.products - before == 5
+
+
+@pytest.mark.parametrize("ratio", [0.8, 0.95])
+def test_products_with_noise_are_used_until_no_residual_is_above_that_noise(ratio: float) -> None:
+    """A product is off by eps / sqrt(12) of itself; a residual compares two of them, and has 0.41 eps sigma_1 of it."""
+    eps, H, noise = 2.0**-23, 200, np.random.default_rng(0)
+    U, V = torch.linalg.qr(normal(H, H)).Q, torch.linalg.qr(normal(H, H, seed=1)).Q
+    J = (U * 30 * ratio ** torch.arange(H)) @ V.T
+
+    def rounded(rows: Tensor, matrix: Tensor) -> Tensor:
+        exact = rows @ matrix
+        return exact * (1 + eps * torch.from_numpy(noise.uniform(-0.5, 0.5, exact.shape)))
+
+    noisy = LinearMap(lambda V: rounded(V, J.T), lambda U: rounded(U, J), (H, H))
+    found = top(noisy, 3, tolerance=0.0, max_products=200)
+    assert found.converged
+    assert (found.residual <= eps / 2 * found.sigma[0]).all()

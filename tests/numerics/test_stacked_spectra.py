@@ -42,6 +42,12 @@ def test_no_square_leaves_the_range(scale):
     )
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_a_zero_among_large_or_small_elements_lets_no_square_leave_the_range(scale):
+    A = torch.diag(torch.tensor([4.0, 3.0, 2.0], dtype=torch.float64))[None]
+    np.testing.assert_allclose(singular_values(scale * A), scale * np.array([[4.0, 3.0, 2.0]]), rtol=1e-12)
+
+
 def test_large_stacks_are_cut_into_batches(monkeypatch):
     widened, eigvalsh = [], torch.linalg.eigvalsh
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda A: widened.append(len(A)) or eigvalsh(A))
@@ -239,3 +245,8 @@ def test_a_null_that_is_kept_for_the_next_caller_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         spectrum[0] = 1.0
     assert null((3, 5), 2, 7)[1] is spectrum
+
+
+def test_a_stack_of_one_product_has_its_values():
+    left, right = torch.diag(torch.tensor([3.0, 1.0]))[None], torch.diag(torch.tensor([2.0, 4.0]))[None]
+    np.testing.assert_allclose(product_values(left, right), [[6.0, 4.0]], rtol=1e-12)
