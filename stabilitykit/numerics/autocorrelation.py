@@ -31,8 +31,9 @@ def moran(B: Mask, *, shuffles: int = SHUFFLES, seed: int = 0) -> Moran:
     """Return Moran's I of a map of classes with neighbours of weight 1, and its place among shuffled maps.
 
     I = (n / W) sum_ij w_ij z_i z_j / sum_i z_i^2 with z = B - mean, from sums over neighbours alone. z = (I - mean) /
-    standard deviation of I over `shuffles` permutations of the cells (PCG64); p = (1 + k) / (1 + shuffles), where k of
-    them lie as far from -1 / (n - 1) as I does. UsageError for fewer than 199 shuffles. O(n shuffles).
+    standard deviation of I over `shuffles` permutations of the cells (PCG64), NaN where all of them have one I;
+    p = (1 + k) / (1 + shuffles), where k of them lie as far from -1 / (n - 1) as I does. UsageError for fewer than 199
+    shuffles. O(n shuffles).
     """
     check_map(B)
     if shuffles < SHUFFLES:
@@ -46,7 +47,8 @@ def moran(B: Mask, *, shuffles: int = SHUFFLES, seed: int = 0) -> Moran:
     expected, spread = -1 / (B.size - 1), float(drawn.std(ddof=1))
     # The sums of two arrangements with as many flips may differ in their last bit, and are as far all the same.
     as_far = np.abs(drawn - expected) >= abs(index - expected) * (1 - 1e-12)
-    z = (index - float(drawn.mean())) / spread if spread else math.nan
+    apart = spread > 1e-12 * float(np.abs(drawn).max())
+    z = (index - float(drawn.mean())) / spread if apart else math.nan
     return Moran(index, z, (1 + int(as_far.sum())) / (1 + shuffles))
 
 

@@ -129,14 +129,13 @@ def nudge(x: Tensor, k: int | Tensor) -> Tensor:
     InvalidError for a NaN or a step past the last number. O(n).
     """
     _refuse_nan(x, "x")
-    x, steps = _broadcast(x, k)
-    key = ordered(x)
-    # Clamped to what int64 can add, a huge step stays past the last number instead of wrapping back inside.
-    room_up, room_down = _INT64_MAX - key.clamp(min=0), -_INT64_MAX - key.clamp(max=0)
-    moved = key + torch.minimum(torch.maximum(steps, room_down), room_up)
+    x, half, rest = _broadcast(x, k)
+    # From one end of float64 to the other are nearly 2^64 steps, which int64 holds in two halves.
+    moved = _saturated(_saturated(ordered(x), half), rest)
     if past := _first(moved.abs() > format_of(x.dtype).top):
         raise InvalidError(f"the step at {past} leaves the range of {name_of(x.dtype)}; take a smaller k")
-    return torch.where(steps == 0, x, from_total_order(moved - (moved < 0).long(), x.dtype))
+    stays = (half == 0) & (rest == 0)
+    return torch.where(stays, x, from_total_order(moved - (moved < 0).long(), x.dtype))
 
 
 def spacing(x: Tensor) -> Tensor:
@@ -241,16 +240,27 @@ def _reflect(key: Tensor, row: Format) -> Tensor:
     return key ^ ((key >> 63) & torch.iinfo(row.integer).max)
 
 
-def _broadcast(x: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor]:
+def _broadcast(x: Tensor, k: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x and two halves of k, in int64 and of the shape that x and k have together."""
     if isinstance(k, int):
-        k = torch.tensor(max(-_INT64_MAX, min(k, _INT64_MAX)))
-    if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
+        k = max(-2 * _INT64_MAX, min(k, 2 * _INT64_MAX))
+        half, rest = torch.tensor(k // 2), torch.tensor(k - k // 2)
+    elif k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         raise UsageError(f"k counts steps and must be an integer, not {name_of(k.dtype)}")
+    else:
+        half = k.long() >> 1
+        rest = k.long() - half
     try:
-        shape = torch.broadcast_shapes(x.shape, k.shape)  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(x.shape, half.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
-        raise UsageError(f"k of shape {tuple(k.shape)} does not broadcast with {tuple(x.shape)}") from None
-    return x.detach().expand(shape), k.to(x.device, torch.int64).expand(shape)
+        raise UsageError(f"k of shape {tuple(half.shape)} does not broadcast with {tuple(x.shape)}") from None
+    return x.detach().expand(shape), half.to(x.device).expand(shape), rest.to(x.device).expand(shape)
+
+
+def _saturated(key: Tensor, steps: Tensor) -> Tensor:
+    """Return key + steps, no further from 0 than int64 holds, which is past the last number of every dtype."""
+    room_up, room_down = _INT64_MAX - key.clamp(min=0), -_INT64_MAX - key.clamp(max=0)
+    return key + torch.minimum(torch.maximum(steps, room_down), room_up)
 
 
 def _refuse_nan(x: Tensor, name: str) -> None:

@@ -25,7 +25,7 @@ def rate_bound(events: int, trials: int, confidence: float = 0.95) -> float:
         return -math.expm1(math.log1p(-confidence) / trials)
     from scipy.stats import beta
 
-    return float(beta.ppf(confidence, events + 1, trials - events))
+    return float(beta.ppf(confidence, float(events + 1), float(trials - events)))
 
 
 def trials_for(rate: float, confidence: float = 0.95) -> int:

@@ -152,3 +152,11 @@ def test_a_map_that_is_just_as_far_as_every_other_has_a_p_of_one():
     found = moran(np.array([[True, False], [False, False]]))
     assert found.coefficient == -1 / 3
     assert found.p == 1
+
+
+def test_where_every_arrangement_has_one_coefficient_it_has_no_place_among_them():
+    """One cell of four has two neighbours wherever it is: I is -1/3 of each, but for last bits."""
+    found = moran(np.array([[True, False], [False, False]]))
+    assert found.coefficient == pytest.approx(-1 / 3)
+    assert math.isnan(found.z)
+    assert found.p == 1

@@ -108,3 +108,8 @@ def test_impossible_counts_and_levels_are_refused(
 def test_a_rate_that_no_number_of_trials_can_bound_is_refused(rate: float, confidence: float) -> None:
     with pytest.raises(UsageError, match="strictly between 0 and 1"):
         trials_for(rate, confidence)
+
+
+def test_counts_beyond_64_bits_have_a_bound():
+    """Of so many trials the bound of one event is the Poisson limit, 4.7439 over their number."""
+    assert rate_bound(1, 10**20) == pytest.approx(4.743864518390582e-20, rel=1e-9)
