@@ -12,7 +12,8 @@ import pytest
 from torture.mutants.campaign import Ground, Journal
 from torture.mutants.command import GROUNDS, RECORDS, ROOT
 from torture.mutants.operators import mutants, planted
-from torture.mutants.record import KILLED, reasons
+from torture.mutants.record import KILLED, counted, reasons
+from torture.mutants.trial import Outcome
 
 SOURCE = '''\
 """A text with 1 in it."""
@@ -265,6 +266,25 @@ def test_what_survives_on_record_is_little_and_has_a_reason():
         assert room["run"] == killed + len(room["survivors"])
         assert all(one["reason"] for one in room["survivors"])
         assert killed >= 0.95 * (room["run"] - room["equivalent"])
+
+
+@pytest.mark.parametrize("unsettled", [0, 3, None])
+def test_a_sample_ends_where_the_first_has_neither_a_killer_nor_a_reason(tmp_path, monkeypatch, unsettled):
+    """What was run behind it counts for itself; a reason counts only where no test killed."""
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / FILE).write_text(SOURCE, encoding="utf-8")
+    ground = Ground(tmp_path, "pkg", ("tests",))
+    journal, order = Journal(tmp_path / "journal", ground), ground.order()
+    for place, mutant in enumerate(order[:-1]):
+        survives = place in (1, 5, unsettled)
+        journal.add(mutant, Outcome("survived", "", 2) if survives else Outcome("killed", "test_it", 1))
+    known = {order[1].place: "equivalent: it is one", order[2].place: "of no use", order[5].place: "last bits"}
+    monkeypatch.setattr("torture.mutants.record.reasons", lambda: known)
+    found, last = counted(ground, journal), len(order) - 1
+    assert found["run"] == {0: 0, 3: 3, None: last}[unsettled]
+    assert found["beyond"]["run"] == last - found["run"]
+    assert found["beyond"]["killed"] == {0: last - 3, 3: last - 5, None: 0}[unsettled]
+    assert (found["equivalent"], len(found["survivors"])) == {0: (0, 0), 3: (1, 1), None: (1, 2)}[unsettled]
 
 
 def test_a_reason_belongs_to_a_mutant_that_there_is():

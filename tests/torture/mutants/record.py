@@ -24,9 +24,12 @@ def reasons() -> dict[str, str]:
 
 def counted(ground: Ground, journal: Journal) -> dict[str, Any]:
     """Return what one room's run found, all sources of the room as they are now."""
-    order = ground.order()
-    run = {mutant: journal.outcomes[mutant.name] for mutant in order if mutant.name in journal.outcomes}
-    known = reasons()
+    order, known, outcomes = ground.order(), reasons(), journal.outcomes
+    settled = next(
+        (place for place, mutant in enumerate(order) if not _is_settled(mutant, outcomes, known)), len(order)
+    )
+    run = {mutant: outcomes[mutant.name] for mutant in order[:settled]}
+    beyond = [outcomes[mutant.name].verdict in KILLED for mutant in order[settled:] if mutant.name in outcomes]
     survivors = [mutant for mutant, outcome in run.items() if outcome.verdict not in KILLED]
     verdicts = Counter(outcome.verdict for outcome in run.values())
     inside = [outcome.verdict in KILLED for mutant, outcome in run.items() if mutant.inside]
@@ -38,12 +41,26 @@ def counted(ground: Ground, journal: Journal) -> dict[str, Any]:
         "equivalent": sum(known.get(mutant.place, "").startswith("equivalent") for mutant in survivors),
         "inside": {"mutants": sum(one.inside for one in order), "run": len(inside), "killed": sum(inside)},
         "least": _least(sum(inside), len(inside)),
+        "beyond": {"run": len(beyond), "killed": sum(beyond), "least": _least(sum(beyond), len(beyond))},
         "files": _by_file(order, run),
         "survivors": [
             {"name": mutant.name, "place": mutant.place, "reason": known.get(mutant.place, "")}
             for mutant in sorted(survivors, key=lambda mutant: (mutant.file, mutant.number))
         ],
     }
+
+
+def _is_settled(mutant: Mutant, outcomes: Mapping[str, Outcome], known: Mapping[str, str]) -> bool:
+    """Whether it was run, and killed or is known to survive: the sample ends at the first of which neither is so."""
+    found = outcomes.get(mutant.name)
+    return found is not None and (found.verdict in KILLED or mutant.place in known)
+
+
+def unsettled(ground: Ground, journal: Journal) -> list[str]:
+    """Return the places of those that were run and neither killed nor given a reason."""
+    known, outcomes = reasons(), journal.outcomes
+    run = [mutant for mutant in ground.order() if mutant.name in outcomes]
+    return [mutant.place for mutant in run if not _is_settled(mutant, outcomes, known)]
 
 
 def _by_file(order: Sequence[Mutant], run: Mapping[Mutant, Outcome]) -> list[list[object]]:
@@ -102,17 +119,27 @@ def _sentence(room: Mapping[str, Any]) -> str:
     killed = sum(room[verdict] for verdict in KILLED)
     rest, same = room["run"] - killed, room["equivalent"]
     bodies, whole = room["inside"], room["run"] == room["mutants"]
-    how_many = "all" if whole else f"{room['run']:,} of"
+    how_many = "all" if whole else f"the first {room['run']:,} of"
     bound = (
         f" {bodies['killed']:,} of {bodies['run']:,} in bodies of functions were killed: of all {bodies['mutants']:,} "
         f"there at least {room['least']:.1%} would be (95 %, Clopper-Pearson), had no test been written for a survivor "
-        "of this sample."
+        f"of this sample.{_beyond(room['beyond'])}"
     )
     return (
         f"`{room['room']}`: {how_many} {room['mutants']:,} mutants were run. {killed:,} were killed "
         f"({killed / room['run']:.1%}): {room['timeout']} by the time they took, {room['crashed']} by the end of the "
         f"process, the others by a test.{'' if whole else bound} {rest} survived, {same} of which change nothing that "
         f"a caller could see; {killed / (room['run'] - same):.1%} of the others were killed."
+    )
+
+
+def _beyond(later: Mapping[str, Any]) -> str:
+    if not later["run"]:
+        return ""
+    return (
+        f" Of {later['run']:,} that were drawn after them, for none of whose survivors a test was written yet, what "
+        f"killed their neighbours and the quickest second of their tests killed {later['killed']:,} "
+        f"({later['killed'] / later['run']:.1%}; at least {later['least']:.1%} of all)."
     )
 
 
@@ -125,4 +152,4 @@ def write(folder: Path, rooms: Sequence[tuple[Ground, Journal]]) -> list[str]:
     counts = [counted(ground, journal) for ground, journal in rooms]
     for name, one in sections(counts, commit()).items():
         atomic_write(folder / f"{name}.json", json.dumps(one, indent=1, ensure_ascii=False) + "\n")
-    return [one["place"] for room in counts for one in room["survivors"] if not one["reason"]]
+    return [place for ground, journal in rooms for place in unsettled(ground, journal)]
