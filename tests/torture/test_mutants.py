@@ -256,6 +256,13 @@ def test_a_crash_and_an_endless_loop_are_kills_and_a_short_look_leaves_open(proj
     assert project() == {}
 
 
+def test_what_only_an_import_runs_is_imported_with_its_mutant(project):
+    """A decorator has done its work long before a test: a mutant put into it afterwards would change nothing."""
+    project.source.write_text("def made(f):\n    return f\n\n\n@made\ndef g(x):\n    return x\n")
+    project.tests.write_text("from pkg import calc\n\ndef test_it():\n    assert calc.g(2) == 2\n")
+    assert project()["made: return f -> return None"][0] == "killed"
+
+
 def test_what_survives_on_record_is_little_and_has_a_reason():
     whole = json.loads((RECORDS / "mutants.json").read_text(encoding="utf-8"))
     rooms = {room["room"]: room for room in whole["rooms"]}

@@ -207,7 +207,7 @@ def _serve(session: pytest.Session, ground: Ground, reach: Reach, asked: Connect
             return
 
         def work(_: object, mutant: Mutant | None = mutant, tests: list[str] = tests) -> Found:
-            if mutant and not replace_code(mutant, ground.root, functions):
+            if mutant and not (reach.runs(mutant) and replace_code(mutant, ground.root, functions)):
                 return Found("", IMPOSSIBLE)
             return tried(session, tests)
 

@@ -43,6 +43,10 @@ class Reach(NamedTuple):
         rest = {test for test in self.seconds if test.partition("::")[0] in files} - near
         return [*self._varied(near), *self._varied(rest)]
 
+    def runs(self, mutant: Mutant) -> bool:
+        """Whether a test runs the line: what only an import runs, a decorator say, has done its work by then."""
+        return bool(self.lines.get(mutant.file, {}).get(mutant.line))
+
     def _varied(self, tests: set[str]) -> list[str]:
         """Order by time, one case of every test function before the second case of any: cases notice much the same."""
         cases = Counter[str]()
