@@ -23,8 +23,8 @@ def test_a_product_is_stated_for_each_shift_and_for_each_of_the_three_kinds_of_c
 def test_the_study_is_asked_with_its_own_numbers():
     study = Rotation.study("v2")
     assert (study.direction, study.step, study.unit) == ("v2", 64, "abs")
-    assert study.magnitude == pytest.approx(1.000363e-6, rel=1e-12)
-    assert study.gaps == pytest.approx([jump * 6e-14 for jump in (1, 10, 20, 50, 100)], rel=1e-12)
+    assert study.magnitude == pytest.approx(1.000363e-6, rel=1e-12, abs=0)
+    assert study.gaps == pytest.approx([jump * 6e-14 for jump in (1, 10, 20, 50, 100)], rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("unknown", [0, 1, 2])
