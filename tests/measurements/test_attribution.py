@@ -105,6 +105,17 @@ def test_a_branch_is_replaced_as_a_whole(toys):
     assert parts[chain[:1]].size > 0.01
 
 
+def test_the_rounding_of_the_embedding_takes_one_row_of_each_model_and_one_that_carries_it(toys):
+    subject = toys.subject([toys.Coarse(3.0), toys.Times(2.0)])
+    twin, spent = subject.in_float64(), []
+    for chains in (parts_of(subject)[1:], parts_of(subject)):
+        before = subject.counter.forwards
+        attribute(subject, twin, chains, replace=False)
+        spent.append(subject.counter.forwards - before)
+    assert subject.counter is twin.counter
+    assert spent[1] - spent[0] == 2 + 1
+
+
 def test_more_parts_than_one_batch_holds(toys):
     blocks = [toys.Times(2.0) for _ in range(40)]
     blocks[37] = toys.Coarse(2.5)

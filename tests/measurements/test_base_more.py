@@ -32,6 +32,26 @@ def test_a_cost_is_said_in_the_kinds_of_rows_that_it_has(cost, said):
     assert str(cost) == said
 
 
+@dataclass(frozen=True, eq=False)
+class Several(Measurement):
+    """A question about several numbers."""
+
+    numbers: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    def cost(self, subject):
+        return Cost()
+
+    def find(self, subject):
+        return Finding({}, "")
+
+
+def test_what_is_equal_to_the_default_is_not_in_the_title_though_it_is_another_object():
+    """A list of the same numbers is in it: it was typed otherwise."""
+    assert Several(tuple(float(one) for one in ("0.5", "1", "2"))).title == "Several()"
+    assert Several((0.5, 1.0, 4.0)).title == "Several(numbers=(0.5, 1.0, 4.0))"
+    assert Several([0.5, 1.0, 2.0]).title == "Several(numbers=[0.5, 1.0, 2.0])"
+
+
 def test_a_parameter_of_up_to_40_characters_is_in_the_title_whole():
     """The quotes count."""
     assert Named("x" * 38).title == f"Named(name='{'x' * 38}')"

@@ -10,7 +10,7 @@ import torch
 
 from stabilitykit import strategies
 from stabilitykit.errors import InvalidError, UsageError
-from stabilitykit.measurements.boundary import FirstChange, StabilityFan
+from stabilitykit.measurements.boundary import FirstChange, StabilityFan, _statistics
 from stabilitykit.measurements.measure import measure
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.numerics.lattice import Lattice
@@ -583,6 +583,14 @@ def test_statistics_of_a_fan_are_those_of_its_radii():
     ratios = [max(a, b) / min(a, b) for a, b in zip(radii[:8], radii[8:], strict=True)]
     assert values["opposite_ratio"] == pytest.approx(statistics.median(ratios), rel=1e-12, abs=0)
     assert values["opposite_ratio"] > 1
+
+
+def test_a_fan_with_a_radius_of_zero_has_no_ratio_of_opposite_ones():
+    radii = (0.0, 1.0, 2.0, 3.0)
+    found = _statistics([{"radius": radius, "angle_deg": 90.0 * k} for k, radius in enumerate(radii)])
+    assert math.isnan(found["opposite_ratio"])
+    assert (found["anisotropy"], found["angle"], found["widest_angle"]) == (math.inf, 0.0, 270.0)
+    assert tuple(found[f"radius_{angle}"] for angle in (0, 90, 180, 270)) == radii
 
 
 @pytest.mark.parametrize("angles", [1, 2, 3, 7])

@@ -8,7 +8,7 @@ import torch
 from oracles.defective import BLOCKS, EXPLODES, READ, defective
 
 import stabilitykit as sk
-from stabilitykit.measurements import defects
+from stabilitykit.measurements import defects, layer_directions
 from stabilitykit.measurements.defects import WAYS, _values
 from stabilitykit.measurements.down_projections import projection_row
 from stabilitykit.measurements.high_norms import high_norms
@@ -74,6 +74,21 @@ def test_eigenpairs_are_those_of_the_blocks_with_a_role_if_they_are_asked_for():
     for role, eigen in (("explosion", True), ("explosion", False), ("", True)):
         row = layer_row(block, found, role, normed=True, dtype=torch.float32, eigen=eigen)
         assert ("eigen_real" in row) == (eigen and role == "explosion")
+
+
+@pytest.mark.parametrize(
+    ("s2", "residual", "degrees"), [(1.5, 0.25, 30), (1.5, 0.5, 90), (1.5, 0.75, 90), (1.5, 1.0, 90), (2.0, 1e-15, 90)]
+)
+def test_a_direction_is_at_most_at_a_right_angle_to_the_true_one(s2, residual, degrees, monkeypatch):
+    """The sine of the angle is the residual over the gap of the singular values, and no more than 1."""
+    u = torch.eye(64, dtype=torch.float64)[:2]
+    made_up = SimpleNamespace(sigma=torch.tensor([2.0, s2]), residual=torch.tensor([residual, residual]), u=u)
+    monkeypatch.setattr(layer_directions, "top", lambda *_, **__: made_up)
+    states = torch.ones(3, BLOCKS + 1, 64, dtype=torch.float64)
+    states[2, EXPLODES + 1 :, 0] = 1000.0
+    found, block = high_norms(states, [[1, 2, 3]]), ResidualBlocks(defective()).block(EXPLODES)
+    row = layer_row(block, found, "", normed=True, dtype=torch.float32)
+    assert row["direction_bound_deg"] == pytest.approx(degrees)
 
 
 def test_each_way_runs_every_token_once_in_batches_of_64():

@@ -60,10 +60,14 @@ def test_the_logits_are_those_of_the_subject_with_all_tokens_before_it(ids, path
     loaded = sk.load("tiny")
     subject = sk.CausalLMSubject(loaded, ids, path=path, batch=2, site="logits")
     found = {"batch": 2, "path": path, "cache": subject.anatomy.past}
-    given = subject.embeddings
-    with threads(torch.get_num_threads()):
+    given, cached = subject.embeddings, []
+    hook = loaded.model.base_model.register_forward_pre_hook(
+        lambda _, rows, how: cached.append(how["use_cache"]), with_kwargs=True
+    )
+    with hook, threads(torch.get_num_threads()):
         logits = flip_reproducer.run(loaded.model, given[:-1], given[-1], found)
     assert bits_equal(logits, subject.baseline[0])
+    assert set(cached) == {path == "decode"}
 
 
 def test_a_model_that_cannot_be_loaded_ends_it_with_3(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.gain import MOVES
-from stabilitykit.measurements.gain_cells import ulp_moves
+from stabilitykit.measurements.gain_cells import Effects, ulp_moves
 from stabilitykit.numerics.bits import ordered
 from stabilitykit.subjects.noise import BATCHES
 from stabilitykit.subjects.precision import SELF_TEST
@@ -37,6 +37,15 @@ def test_the_stated_rows_are_those_of_each_direction_that_is_given(directions, c
 def test_the_sentence_ends_with_the_counts_where_nothing_was_averaged():
     result = sk.measure(sk.DirectionalGain("v1", (1e-2,), unit="abs", at=1e-2), linear(), progress=False)
     assert result.sentence.endswith(" Of 2 steps tried: 2 linear.")
+
+
+@pytest.mark.parametrize(("off", "regime"), [(1.5, "rounding"), (1.75, "nonlinear"), (0.125, "linear")])
+def test_without_true_float64_a_deviation_of_three_times_the_largest_effect_of_a_move_is_rounding(off, regime):
+    """The largest effect is 0.5; a deviation of an eighth of what the derivative says is still linear."""
+    one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    found = Effects(one, one + torch.tensor([0.0, off]), one, None, [{}], {})
+    assert found.regime(0, 0.125, 0.5) == regime
+    assert found.columns(0, 0.125, 0.5)["deviation"] == off
 
 
 def test_every_coordinate_moves_by_one_float_up_or_down():

@@ -293,7 +293,10 @@ def test_the_sample_takes_a_third_of_each_stratum():
     assert sampled(50_000, 300, 1).tolist() != ids.tolist()
 
 
-@pytest.mark.parametrize(("vocabulary", "size", "found"), [(258, 300, 258), (1500, 1400, 1200), (50_000, 10, 10)])
+@pytest.mark.parametrize(
+    ("vocabulary", "size", "found"),
+    [(258, 300, 258), (1500, 1400, 1200), (50_000, 10, 10), (1000, 10, 10), (10_000, 10, 10)],
+)
 def test_small_strata_give_all_they_have(vocabulary, size, found):
     ids = sampled(vocabulary, size, 0)
     assert len(set(ids.tolist())) == len(ids) == found

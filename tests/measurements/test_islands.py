@@ -184,6 +184,22 @@ def test_the_ends_of_an_island_between_samples_are_bisected(screen):
     assert result.rows[0]["bisection_radius"] >= steps[2] > 100 * result.rows[0]["radius"]
 
 
+def test_an_island_begins_behind_the_last_input_seen_changed():
+    """It begins a tenth below the step of the next float of 0.75; at half that step is a small one, between samples."""
+    x0, d, step = torch.tensor([0.0, 0.75]), torch.tensor([0.5, 0.75]), 2.0**-25 / 0.75
+
+    def fn(X):
+        s = 2 * X[:, :1].double()
+        return ((s > 1e-12) & ((s / step - 0.5).abs() > 1e-3) & ((s < 0.9 * step) | (s > 64 * step))).float()
+
+    result = measure(FirstChange(direction=d, beyond=300), FunctionSubject(fn, x0))
+    ((_, *steps, cells),) = result.arrays["islands"].tolist()
+    assert cells > 10
+    assert steps[:2] == [pytest.approx(0.9 * step, rel=1e-6), math.nextafter(steps[0], 1)]
+    assert steps[2:] == [pytest.approx(64 * step, rel=1e-6), math.nextafter(steps[2], 1)]
+    assert [bool(fn(perturb(x0, d, one)[None])) for one in steps] == [True, False, False, True]
+
+
 def test_a_fan_reports_them_too():
     matrix = torch.diag(torch.tensor([8.0, 4.0, 1.0, 2.0]))
     subject = FunctionSubject(lambda X: X @ matrix, X0, batch=4)

@@ -8,9 +8,9 @@ import pytest
 import stabilitykit as sk
 from stabilitykit.measurements.advice import advise
 from stabilitykit.measurements.decisions import Decisions
-from stabilitykit.measurements.margin_rows import token_rows
-from stabilitykit.measurements.margins import _sentence
-from stabilitykit.numerics.forecast import Forecast
+from stabilitykit.measurements.margin_rows import prompt_rows, token_rows
+from stabilitykit.measurements.margins import WAYS, _sentence
+from stabilitykit.numerics.forecast import Forecast, any_of
 from stabilitykit.subjects.generation import Way
 
 
@@ -31,6 +31,46 @@ def test_a_token_has_the_logit_and_margin_of_the_reference():
     assert (row["token_id"], row["rival_id"], row["logit"], row["margin"], row["margin_ulp"]) == (4, 7, 3.0, 2.0, 8.0)
     assert (row["noise"], row["margin_over_noise"]) == (0.5, 4.0)
     assert (row["seen"], row["seen_in"]) == (1, "prefill")
+
+
+def prompts(*texts, at_risk=0.05):
+    """Return the rows of prompts whose tokens have these forecasts, margins over noise and flips."""
+    names = ("forecast", "margin_over_noise", "seen")
+    plain = {"low": 0.0, "high": 1.0, "tied": 1, "token": "t", "rival": "r", "margin": 1.0}
+    tokens = [
+        {**plain, "number": number, "position": place, **dict(zip(names, one, strict=True))}
+        for number, text in enumerate(texts)
+        for place, one in enumerate(text)
+    ]
+    decisions = [SimpleNamespace(tokens=np.zeros(len(text), dtype=np.int64)) for text in texts]
+    labels = [f"prompt {number}" for number in range(len(texts))]
+    return prompt_rows(SimpleNamespace(tokenizer=None), labels, decisions, tokens, at_risk)
+
+
+def test_of_equally_likely_prompts_those_that_flipped_come_first():
+    never, once, twice = ([(0.25, 1.0, int(k < flips)) for k in range(3)] for flips in range(3))
+    found = prompts(never, once, twice, [(0.5, 1.0, 0)] * 3)
+    assert [(row["number"], row["flips_seen"]) for row in found] == [(3, 0), (2, 2), (1, 1), (0, 0)]
+    assert [row["keep"] for row in prompts(never, once, at_risk=0.5)] == [0, 2]
+
+
+def test_a_prompt_is_as_near_as_the_nearest_of_its_tokens():
+    (row,) = prompts([(0.125, 3.0, 0), (0.25, 0.5, 0), (0.25, 2.0, 0)])
+    assert row["min_margin_over_noise"] == 0.5
+    assert (row["weakest_position"], row["tokens"], row["expected_flips"]) == (1, 3, 0.625)
+
+
+def test_a_prompt_whose_tokens_may_all_be_kept_is_not_at_risk():
+    """At the very chance that is asked for; just below it the last token may not be kept."""
+    tokens = [(0.25, 1.0, 0), (0.125, 1.0, 0)]
+    chance = float(any_of(np.array([0.25, 0.125])))
+    for at_risk, keep in ((chance, 2), (np.nextafter(chance, 0), 1)):
+        (row,) = prompts(tokens, at_risk=at_risk)
+        assert (row["keep"], row["at_risk"]) == (keep, keep < 2)
+
+
+def test_no_two_of_the_ways_that_are_taken_by_default_are_the_same():
+    assert len({way.name for way in WAYS}) == len(WAYS)
 
 
 def test_one_rival_is_enough_and_none_is_not():

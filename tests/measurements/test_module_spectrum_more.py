@@ -1,9 +1,25 @@
-"""What the sentence about modules says, asked directly with made-up rows."""
+"""What the sentence about modules says, asked directly with made-up rows, and products of made-up modules."""
 
 import math
+from functools import partial
+from types import SimpleNamespace
+
+import torch
 
 from stabilitykit.measurements.chain_bound import ChainBound
 from stabilitykit.measurements.module_spectrum import _sentence
+from stabilitykit.measurements.parts import Linear
+from stabilitykit.numerics.linear_map import LinearMap
+
+
+def test_modules_one_after_another_have_the_product_of_their_matrices():
+    """From 3 numbers to 5 to 2."""
+    A, B = (torch.randn(shape, generator=torch.Generator().manual_seed(0)).double() for shape in ((5, 3), (2, 5)))
+    alone = {name: SimpleNamespace(linear_map=partial(LinearMap.of_matrix, one)) for name, one in (("a", A), ("b", B))}
+    found = Linear(None, ("a", "b"), alone).map_of(("a", "b"), scale=3.0)
+    assert found.shape == (2, 3)
+    torch.testing.assert_close(found.apply(torch.eye(3).double()).T, 3 * B @ A)
+    torch.testing.assert_close(found.apply_adjoint(torch.eye(2).double()), 3 * B @ A)
 
 
 def test_the_largest_share_is_that_of_a_part_whose_share_is_known():

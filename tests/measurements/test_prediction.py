@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -200,6 +201,15 @@ def test_a_word_matches_if_all_of_its_tokens_do():
     assert [row["match"] for row in found] == [True, False, False]
     values = readings(found, scan, scan.flips(), {metric.name: metric for metric in sk.WordByWord.metrics})
     assert [values[name] for name in ("accuracy", "first_token_accuracy", "token_accuracy")] == [1 / 3, 2 / 3, 2 / 3]
+
+
+def test_a_prediction_flips_at_a_tie_if_the_rival_has_the_lower_id():
+    """Margins of 1 with normal noise of 0.5 on either device; the cut is half a unit above or below a tie."""
+    text = Tokenised((0, 0), ((0, 1), (1, 2)), (9,), ())
+    found = planted(torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0]]), [0, 0])
+    flips = Scan(text, (Window(0, 0, 2),), found, Prior(0.5, 1e9), 0.0, 0.95).flips()
+    noise, half = statistics.NormalDist(0, 0.5 * math.sqrt(2)), 2.0**-7
+    assert flips.probability == pytest.approx([noise.cdf(-1 - half), noise.cdf(-1 + half)], rel=1e-6)
 
 
 def doubled():

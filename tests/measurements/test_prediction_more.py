@@ -1,11 +1,14 @@
 """How a document is cut into windows by default, what is sampled of it, and which word is named as the nearest."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import stabilitykit as sk
+from stabilitykit.measurements import prediction
 from stabilitykit.measurements.word_readings import worst
 from stabilitykit.subjects.generation import Way
-from stabilitykit.subjects.words import Tokenised
+from stabilitykit.subjects.words import Tokenised, Word
 
 
 def text(tokens, lead=()):
@@ -25,6 +28,21 @@ def test_a_window_needs_context_beside_what_the_tokenizer_puts_first(lead):
     assert sk.WordByWord("one two", window=24, stride=room - 1)._plan(loaded, text(100, lead), None)
     with pytest.raises(sk.UsageError, match=f"stride={room} leaves no context .* give less than {room}"):
         sk.WordByWord("one two", window=24, stride=room)._plan(loaded, text(100, lead), None)
+
+
+@pytest.mark.parametrize("lead", [(), (1,)])
+def test_a_word_is_predicted_from_whatever_stands_before_it(lead, monkeypatch):
+    """Another word, of one token, or what the tokenizer puts first: then a single word is enough."""
+    words = (Word("a", 0, 1, 0, 1), Word("b", 2, 3, 1, 2))
+    for count in (1, 2):
+        made_up = Tokenised((5, 6)[:count], ((0, 1), (1, 3))[:count], lead, words[:count])
+        monkeypatch.setattr(prediction, "tokenise", lambda *_, made_up=made_up: made_up)
+        asked, document = sk.WordByWord("a b"), SimpleNamespace(name="text", text="a b")
+        if count == 2 or lead:
+            assert asked._tokenised(None, document) == made_up
+        else:
+            with pytest.raises(sk.UsageError, match="text has no word with another before it"):
+                asked._tokenised(None, document)
 
 
 def test_the_worst_word_is_the_one_with_the_smallest_margin():

@@ -68,6 +68,20 @@ def test_the_sentence_names_the_variables_that_the_processes_had():
     )
 
 
+def test_the_sentence_counts_processes_and_cases():
+    case, same = ({"changed": ""}, None), "gave the same bits in all 3 cases."
+    for processes, there in ((1, "1 fresh process"), (2, "2 fresh processes"), (3, "3 fresh processes")):
+        asked = ProcessInvariance(processes=processes)
+        assert asked.sentence([], [case] * 3) == f"{there} {same}"
+        assert asked.sentence([case], [case] * 3) == f"In {there} 1 of 3 outputs have other bits."
+
+
+def test_each_subject_is_stated_to_run_twice_here_and_once_in_every_process():
+    """Two lengths on two paths."""
+    costs = [ProcessInvariance(processes=processes, lengths=(1, 3)).cost(subject()) for processes in (1, 2, 5)]
+    assert [cost.forwards for cost in costs] == [4 * (2 + processes) for processes in (1, 2, 5)]
+
+
 @pytest.mark.parametrize("moved", [0.0, 1.0])
 def test_each_output_is_held_against_that_of_the_process(monkeypatch, moved):
     """The processes are made up: they answer what is computed here, moved by one float if asked."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.last_states import matching
+from stabilitykit.measurements.last_states import largest, matching
 
 
 def test_the_sentence_tells_the_first_and_the_last_rank():
@@ -29,6 +29,13 @@ def test_a_state_of_length_zero_lies_on_every_line(toys):
     result = sk.measure(sk.ReadoutAngles(((3, 1, 2),), ranks=(1, 2)), sk.adopt(model), progress=False)
     positions = [row for row in result.rows if row["part"] == "position"]
     assert {(row["length"], row["margin"], row["relative_distance"]) for row in positions} == {(0.0, 0.0, 0.0)}
+
+
+def test_of_equal_logits_the_lower_ids_come_first():
+    """Of so many that a sort which is not stable would mix them."""
+    logits = torch.arange(5000) % 7 / 8
+    wanted = sorted(range(5000), key=lambda token: (-float(logits[token]), token))
+    assert largest(logits, 1000) == wanted[:1000]
 
 
 def test_states_of_another_width_than_the_head_are_told_with_their_widths():

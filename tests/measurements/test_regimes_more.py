@@ -1,6 +1,7 @@
 """Bounds of what regimes may be asked, what they cost, and which rays count as searched without a gap."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.ray import Boundary
-from stabilitykit.measurements.regimes import Regimes
+from stabilitykit.measurements.regimes import Regimes, _nearest
 from stabilitykit.measurements.scan import Plan, _edge, beyond_tangent, scan
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -34,6 +35,18 @@ def test_nothing_was_left_out_only_if_the_search_went_as_far_as_the_scan(last_sa
     s, unchanged = np.array([1.0, 2.0, 4.0]), np.zeros(3, dtype=bool)
     edge = Boundary(last_same, math.inf, cells=9, coordinate=-1, output=None, slot=0)
     assert _edge(s, unchanged, edge, Lattice(X0, AXIS)) == (4.0, math.inf, everything)
+
+
+def test_the_worst_place_is_the_first_change_nearest_to_the_input():
+    def band(label, stable, *changed):
+        ray = {"s_last_same": stable, "s_first_changed": 1.5 * stable, "changed": np.array(changed)}
+        return SimpleNamespace(ray=SimpleNamespace(label=label, stable=stable, **ray))
+
+    bands = [band("far", 4.0, False, True), band("near", 1.0, False, True), band("between", 2.0, False, True)]
+    found = _nearest(bands)
+    assert found.where == "ray near"
+    assert (found.left, found.right) == (f"1.0 ({(1.0).hex()})", f"1.5 ({(1.5).hex()})")
+    assert _nearest([band("never", 1.0, False, False)]) is None
 
 
 def test_where_the_first_scanned_step_changes_no_step_is_known_to_leave_the_output_as_it_is():

@@ -139,6 +139,17 @@ def test_a_file_may_tell_of_a_single_layer_and_a_single_long_vector(tmp_path):
     assert (known.hidden_size, known.layers, known.long_vectors) == (1, 1, 1)
 
 
+def test_a_size_is_at_most_the_largest_float(model, tmp_path):
+    path, largest = tmp_path / "signature.json", np.finfo(np.float64).max
+    sk.write_signature(sk.measure(sk.Signature(TEXTS), model, progress=False), path)
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "tau": float(largest)}))
+    assert sk.read_signature(path).tau == largest
+    path.write_text(json.dumps({**about, "tau": 2 * int(largest)}))
+    with pytest.raises(sk.UnreadableError, match="tau is no size"):
+        sk.read_signature(path)
+
+
 def test_only_signatures_are_written(model, tmp_path):
     other = sk.measure(sk.BasisVectors(), model, progress=False)
     with pytest.raises(sk.UsageError, match="is no signature"):
@@ -163,6 +174,7 @@ def test_only_signatures_are_written(model, tmp_path):
         ("direction", "AAAAAAAA8D8=", "direction has 1 numbers"),
         ("direction", base64.b64encode(np.full(64, 1.0).tobytes()).decode(), "no unit vector"),
         ("direction", base64.b64encode(np.full(64, np.nan).tobytes()).decode(), "no unit vector"),
+        ("direction", base64.b64encode(np.array([np.nan, 1.0] + [0.0] * 62).tobytes()).decode(), "no unit vector"),
     ],
 )
 def test_damaged_files_are_refused_with_what_is_wrong(model, tmp_path, field, value, said):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +250,16 @@ def test_both_signs_are_two_rays_a_vector_in_the_stated_cost():
     both, one = (StabilitySpectrum(indices=4, control=0, both_signs=signs).cost(subject) for signs in (True, False))
     assert both.forwards - one.forwards == 2 * 4
     assert both.screened == 2 * one.screened
+
+
+def test_a_vector_is_arbitrary_if_its_sigma_lies_below_the_rounding_of_the_products_and_not_at_it():
+    floor = 40.0 * H * torch.finfo(torch.float32).eps
+    sigma = torch.tensor([40.0, math.nextafter(floor, 1.0), floor, math.nextafter(floor, 0.0)], dtype=torch.float64)
+    known = SimpleNamespace(sigma=sigma, v=torch.eye(H, dtype=torch.float64)[:4])
+    directions, labels, rows = StabilitySpectrum(control=0)._rays(Zones(NEAR), known, [2, 3, 4])
+    assert [row["null"] for row in rows] == [False, False, False, False, True, True]
+    assert labels == ["v2", "-v2", "v3", "-v3", "v4", "-v4"]
+    assert directions.argmax(dim=1).tolist()[::2] == directions.argmin(dim=1).tolist()[1::2] == [1, 2, 3]
 
 
 def test_an_interval_that_ends_at_zero_says_neither():

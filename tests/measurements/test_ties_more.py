@@ -154,6 +154,26 @@ def test_the_third_token_is_below_the_lower_of_the_pair(monkeypatch):
     assert sk.measure(sk.Tie(), subject).readings["third_gap"].value == 0.5
 
 
+def test_equal_probabilities_are_those_of_both_tokens():
+    found = tie_point(sk.FunctionSubject(plane, torch.tensor([1.0, 0.75])))
+    pairs = ((0.25, 0.25), (0.25, 0.5), (0.5, 0.25))
+    assert [replace(found, probabilities=pair).equal_probabilities for pair in pairs] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("walked", "exact"), [((2.0, 1.0), True), ((1.0, 2.0), False), ((2.0, 0.0), True), ((1.5, 9.0), False)]
+)
+def test_a_flip_is_exact_if_its_own_side_was_walked_as_far(walked, exact):
+    """The only one lies two below the tie."""
+    places = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    rest = {"realised": np.abs(places), "alignment": np.ones(5), "true_gap": places, "slope": 1.0, "ulp": 0.5}
+    line = Line("d", (0, 1), places, gap=-places, token=np.array([1, 0, 0, 0, 0]), walked=walked, **rest)
+    assert (line.row()["flip_eps"], line.row()["flip_plus"]) == (2.0, math.inf)
+    assert line.row()["exact"] == exact
+    mirrored = replace(line, epsilon=-places[::-1], token=line.token[::-1], walked=walked[::-1])
+    assert mirrored.row()["exact"] == exact
+
+
 def test_where_slots_have_other_bits_a_batch_is_stated_for_each_input():
     subject = sk.CausalLMSubject(sk.load("tiny"), [1, 2, 3], site="logits", batch=4)
     apart = copy(subject)

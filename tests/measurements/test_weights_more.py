@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import stabilitykit as sk
 from stabilitykit.measurements.weight_rows import spectral
-from stabilitykit.measurements.weight_trends import FOLLOWED, depth_rows
+from stabilitykit.measurements.weight_trends import FOLLOWED, JUDGED, depth_rows, outlier_rows
 from stabilitykit.measurements.weights import _sentence
 
 
@@ -23,6 +25,18 @@ def test_a_statistic_that_is_unknown_in_one_block_has_no_trend():
     rows[0]["std"] = 1.0
     found = depth_rows(rows, 9, 0)
     assert {one["statistic"] for one in found} == set(FOLLOWED) - {"std"}
+
+
+def test_a_block_is_held_against_the_others_as_by_the_t_test_of_one_against_many():
+    """The chance given is so large that every comparison is a row."""
+    values = [1.0, 1.5, 0.75, 1.25, 3.0, 1.125]
+    rows = [{"name": f"W{k}", "weight": "W", "layer": k, **dict.fromkeys(JUDGED, one)} for k, one in enumerate(values)]
+    found = outlier_rows(rows, math.inf)
+    assert len(found) == len(JUDGED) * len(values)
+    for one in found:
+        others = np.delete(values, one["layer"])
+        known = stats.ttest_ind_from_stats(one["value"], 0, 1, others.mean(), others.std(ddof=1), len(others))
+        assert (one["t"], one["p"]) == pytest.approx(tuple(known), rel=1e-9)
 
 
 def test_the_least_singular_value_is_the_last_of_them():
