@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +139,15 @@ def test_a_file_may_tell_of_a_single_layer_and_a_single_long_vector(tmp_path):
     (tmp_path / "signature.json").write_text(text)
     known = sk.read_signature(tmp_path / "signature.json")
     assert (known.hidden_size, known.layers, known.long_vectors) == (1, 1, 1)
+
+
+def test_what_could_not_be_read_back_is_not_written(model, tmp_path):
+    """JSON has no infinity."""
+    result = sk.measure(sk.Signature(TEXTS), model, progress=False)
+    endless = replace(result.readings["tau"], value=math.inf)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        sk.write_signature(replace(result, readings={**result.readings, "tau": endless}), tmp_path / "signature.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_signatures_are_written(model, tmp_path):

@@ -92,6 +92,25 @@ def test_the_true_gap_is_that_of_the_slot_in_which_the_tie_was_found():
     assert oracle_gap(subject, tie) == 0
 
 
+def test_a_tie_says_how_many_ulp_it_is_off_without_a_sign_and_whether_probabilities_are_the_same_number():
+    tie = replace(tie_point(sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))), ulp=0.25)
+    for logits in ((1.0, 1.75), (1.75, 1.0)):
+        assert replace(tie, logits=logits).gap_ulp == 3
+    for probabilities, same in (((0.5, 0.5), True), ((0.25, 0.5), False), ((0.5, 0.25), False)):
+        assert replace(tie, probabilities=probabilities).equal_probabilities == same
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1024 * 2.0**-23), (torch.bfloat16, 0.25)])
+def test_a_line_along_which_the_gap_does_not_move_ends_at_1024_roundings_of_the_input_or_a_quarter(dtype, share):
+    """Whatever the input's length: three powers of two."""
+    for length in (2.0**-3, 1.0, 2.0**3):
+        subject = sk.FunctionSubject(plane, torch.tensor([0.6 * length, 0.6 * length], dtype=dtype))
+        asked = sk.FlipScan(torch.ones(1, 2), points=4, cells=2, oracle=False)
+        result = sk.measure(asked, subject, progress=False)
+        farthest = max(row["epsilon"] for row in result.rows if row["part"] == "point")
+        assert farthest == pytest.approx(share * float(subject.x0.double().norm()), rel=1e-6)
+
+
 def test_the_sentence_names_the_tokens_in_the_order_of_the_pair():
     """Without a tokenizer by their numbers; and how near, how far away and from what they have become equal."""
     subject = sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))

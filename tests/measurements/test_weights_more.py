@@ -7,7 +7,7 @@ import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.weight_rows import spectral
-from stabilitykit.measurements.weight_trends import FOLLOWED, depth_rows
+from stabilitykit.measurements.weight_trends import FOLLOWED, JUDGED, depth_rows, outlier_rows
 from stabilitykit.measurements.weights import _sentence
 
 
@@ -23,6 +23,17 @@ def test_a_statistic_that_is_unknown_in_one_block_has_no_trend():
     rows[0]["std"] = 1.0
     found = depth_rows(rows, 9, 0)
     assert {one["statistic"] for one in found} == set(FOLLOWED) - {"std"}
+
+
+@pytest.mark.parametrize(("same", "other"), [(-1.25, -2.0), (1.25, 2.0), (-1.25, 2.0)])
+def test_a_block_apart_from_equal_ones_stands_infinitely_far_out_whatever_their_sign(same, other):
+    """And no block does where all are equal."""
+    values = [same] * 5 + [other]
+    plain = {"weight": "W", "name": "w", **dict.fromkeys(JUDGED, 1.0)}
+    (found,) = outlier_rows([{**plain, "layer": k, "kurtosis": value} for k, value in enumerate(values)], 0.01)
+    assert (found["layer"], found["statistic"], found["value"]) == (5, "kurtosis", other)
+    assert (found["t"], found["p"]) == (math.copysign(math.inf, other - same), 0)
+    assert outlier_rows([{**plain, "layer": k, "kurtosis": same} for k in range(6)], 0.01) == []
 
 
 def test_the_least_singular_value_is_the_last_of_them():
