@@ -157,6 +157,19 @@ def test_the_sentence_of_a_scan_says_what_true_float64_does_or_why_there_is_none
     assert scanned([unknown], pair, ("a", "b"), "").endswith(" of the logit.")
 
 
+def test_a_scan_of_what_takes_no_float64_says_why_it_has_no_true_signs():
+    """float32 weights take no float64 input."""
+    weights = torch.eye(2)
+    subject = sk.FunctionSubject(lambda X: X @ weights, torch.tensor([1.0, 0.75]))
+    result = sk.measure(sk.FlipScan(torch.eye(2)[:1], points=2, cells=2), subject, progress=False)
+    unknown = [result.readings[name].value for name in ("true_sign_changes", "oracle_disagreement")]
+    unknown += [row["gap_oracle"] for row in result.rows if row["part"] == "point"]
+    assert all(map(math.isnan, unknown))
+    with pytest.raises(sk.UnsupportedError) as refused:
+        subject.in_float64()
+    assert result.sentence.endswith(f" There is no true float64: {refused.value}.")
+
+
 def test_the_worst_place_of_a_scan_names_both_tokens():
     fall = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     subject = sk.FunctionSubject(lambda X: X @ fall.T + torch.tensor([0.0, 2.5], dtype=X.dtype), torch.ones(1).double())
