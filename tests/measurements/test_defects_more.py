@@ -88,7 +88,7 @@ def test_each_way_runs_every_token_once_in_batches_of_64():
 
 
 def test_the_coefficient_of_a_token_is_its_own_also_behind_another():
-    """<x, v> for any v, of the last token's state before the second norm of the block, for x scaled to |x| = sqrt(H)."""
+    """<x, v> for any v, of the last token's state before the block's second norm, for x scaled to |x| = sqrt(H)."""
     model = defective()
     blocks = ResidualBlocks(model)
     block, v1 = blocks.block(EXPLODES), torch.linspace(-1, 2, 64, dtype=torch.float64)

@@ -11,9 +11,7 @@ from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements.directions import products_of
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.staircase import SCALES, STUDY_START, STUDY_STEP, Staircase
-from stabilitykit.measurements.stairs import on_grid
 from stabilitykit.numerics.bits import bits_equal
-from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
 from stabilitykit.subjects.models import load
@@ -281,22 +279,6 @@ def test_a_grid_groups_equal_inputs_and_knows_what_it_skips(step, exact, start):
         stairs(rounded(X0, AXIS, a)[None]) != stairs(rounded(X0, AXIS, b)[None]) for a, b in itertools.pairwise(grid)
     )
     assert values(result)["jumps"] == jumps
-
-
-@pytest.mark.parametrize(("floats_on", "exact"), [((0, 1, 1), True), ((0, 0, 1), True), ((0, 2, 3), False)])
-def test_a_grid_is_exact_if_no_input_lies_between_its_steps(floats_on, exact):
-    """Also between the first two of them."""
-    found = on_grid(Lattice(X0, AXIS), [n * FLOAT for n in floats_on])
-    assert found.exact == exact
-    assert len(found.X) == len(set(floats_on))
-
-
-def test_a_grid_is_stated_to_cost_what_a_list_with_one_more_input_does():
-    """n steps lead from the first input to n others."""
-    for batch in (1, 4):
-        subject = planted(stairs, batch=batch)
-        assert Staircase(AXIS, step=1.0, n=8).cost(subject) == Staircase(AXIS, n=9).cost(subject)
-        assert Staircase(AXIS, n=9).cost(subject).backwards == 9
 
 
 def test_the_studys_own_grid_is_asked_exactly():

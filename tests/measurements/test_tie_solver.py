@@ -93,32 +93,6 @@ def test_a_jump_that_newton_steps_stop_short_of_is_bracketed_as_well():
     assert min(map(abs, newton)) > tie.gap > 1e-3
 
 
-def test_where_no_input_on_the_way_ties_those_a_ulp_beside_it_are_tried():
-    """The gap jumps over zero at 1, but for inputs whose second coordinate, which moves nothing else, is a float up."""
-    up = float(torch.nextafter(torch.tensor(0.5), torch.tensor(1.0)))
-
-    def split(X):
-        x, beside = X[:, :1], X[:, 1:]
-        jump = torch.where(x > 1, 1e-3, -1e-3)
-        return torch.cat([torch.where(beside == up, 1.0, x + jump), torch.ones_like(x)], 1)
-
-    tie = tie_point(sk.FunctionSubject(split, torch.tensor([2.0, 0.5])))
-    assert tie.gap == 0
-    assert float(tie.x[1]) == up
-    assert tie.trace[-1]["kind"] == "around"
-
-
-def test_a_search_ends_after_40_batches_with_what_it_has_found():
-    """Halving an interval of float64 down to two neighbours would take more."""
-
-    def split(X):
-        return torch.cat([X + torch.where(X > 1, 1e-3, -1e-3), torch.ones_like(X)], 1)
-
-    subject = sk.FunctionSubject(split, torch.tensor([2.0], dtype=torch.float64))
-    with pytest.raises(sk.UnsupportedError, match=r"the smallest difference of 40 inputs is 0\.001"):
-        tie_point(subject)
-
-
 def test_a_pair_may_be_given_and_keeps_its_order():
     """Tokens 1 and 2 of the plane, with token 0 far below; the gap is that of the pair as given."""
     low = W.clone()
