@@ -32,7 +32,7 @@ def test_each_step_where_curvature_shows_costs_a_row_more():
 
 def test_a_ray_that_changes_nothing_does_not_speak_for_the_others():
     still = FunctionSubject(lambda X: X[:, 1:], X0, exact=lambda X: X[:, 1:])
-    both = measure(Regimes(torch.eye(4)[:2], points=4, replicates=10), still)
+    both = measure(Regimes(torch.eye(4)[:2], decades=(-8, -2), replicates=100), still)
     assert [row["s_first_changed"] == math.inf for row in both.rows if row["part"] == "ray"] == [True, False]
     assert both.sentence.startswith("Along the nearest of 2 rays the output keeps every bit up to a step of ")
 
