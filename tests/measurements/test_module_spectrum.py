@@ -81,15 +81,6 @@ def test_the_chain_ends_at_the_subjects_site(toys, site):
     assert value(result, "sigma_1_block") == pytest.approx(largest, rel=1e-5)  # the norm's 16 is not a block's
 
 
-def test_behind_the_head_no_chain_of_blocks_ends_and_the_bound_is_unknown(toys):
-    subject = toys.subject([toys.Matrix(matrix(4))], site="logits")
-    result = measured(subject, inside=0)
-    assert all(math.isnan(value(result, name)) for name in ("chain_bound", "chain_defect", "looseness"))
-    assert result.subject["chain"] == "site logits is not the end of a chain of blocks"
-    whole = subject.model.lm_head.weight.detach().double() @ matrix(4).double()
-    assert value(result, "sigma_1") == pytest.approx(float(torch.linalg.svdvals(whole)[0]), rel=1e-5)
-
-
 def test_what_comes_before_block_0_is_in_the_bound(toys):
     A = matrix(7)
     subject = toys.subject([toys.Times(1.0)], before=toys.Matrix(A))
