@@ -346,6 +346,25 @@ def test_no_subject_is_a_mistake() -> None:
             measure(ToyQuestion(), nobody)
 
 
+def test_where_memory_runs_out_all_is_asked_again_in_half_the_batch_down_to_one_row() -> None:
+    """Of a batch of 5 the half is 2; what finds no memory for a single row is refused, as is what has no batch."""
+
+    class Cramped(ToyQuestion):
+        def find(self, subject: Subject) -> Finding:
+            if subject.batch > self.runs:
+                raise MemoryError("out of memory here")
+            return super().find(subject)
+
+    five = said(1.0, 2.0, 3.0, batch=5)
+    assert "memory" not in measure(Cramped(runs=5), five).subject
+    for runs, tried, batch in ((2, "5", 2), (1, "5, 2", 1)):
+        result = measure(Cramped(runs=runs), five)
+        assert result.subject["batch"] == batch
+        assert result.sentence == f"The error is 1. Memory ran out at batch {tried}; measured at {batch}."
+    with pytest.raises(InvalidError, match=r"Cramped ran out of the device's memory \(out of memory here\)"):
+        measure(Cramped(runs=0), five)
+
+
 @pytest.fixture
 def many() -> Result:
     subjects = [said(1.0, 5.0, 3.0, "one"), said(4.0, 2.0, 9.0, "two", batch=2), said(3.0, 7.0, -9.0, "three")]

@@ -2,9 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
-from stabilitykit.measurements.carried_errors import Judged
+from stabilitykit.measurements.carried_errors import Judged, _first
+
+
+def test_of_equal_largest_logits_the_lowest_id_is_taken():
+    """Three values among twenty ids, so that several share the largest."""
+    Z = np.random.Generator(np.random.PCG64(0)).integers(0, 3, (50, 20)).astype(np.float32)
+    assert _first(torch.from_numpy(Z)).tolist() == Z.argmax(axis=1).tolist()
 
 
 def test_the_relative_error_leaves_the_first_token_out_and_is_that_of_what_the_block_returned():

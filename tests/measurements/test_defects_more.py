@@ -102,6 +102,22 @@ def test_each_way_runs_every_token_once_in_batches_of_64():
     assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]
 
 
+def test_the_coefficient_of_a_token_is_its_own_also_behind_another():
+    """<x, v> for any v, of the last token's state before the block's second norm, for x scaled to |x| = sqrt(H)."""
+    model = defective()
+    blocks = ResidualBlocks(model)
+    block, v1 = blocks.block(EXPLODES), torch.linspace(-1, 2, 64, dtype=torch.float64)
+    ids, read = torch.tensor([3, 5, 8]), []
+    rows = pathway_rows(blocks, block, v1, ids, [66, 12], 1e9, 0)
+    layer = model.model.model.layers[EXPLODES].post_attention_layernorm
+    with layer.register_forward_pre_hook(lambda _, given: read.append(given[0][:, -1].double())), torch.no_grad():
+        model.model.model(ids[:, None])
+        model.model.model(torch.cat([torch.tensor([[66, 12]] * 3), ids[:, None]], dim=1))
+    for way, x in zip(("initial", "second"), read, strict=True):
+        wanted = x @ v1 / x.square().mean(dim=1).sqrt()
+        assert [row[f"coefficient_{way}"] for row in rows] == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
 def test_one_sampled_token_is_enough_and_none_is_not():
     assert sk.SingularDefects(["a"], tokens=1).tokens == 1
     with pytest.raises(sk.UsageError, match="tokens=0 is too few; give at least 1"):

@@ -12,7 +12,7 @@ from stabilitykit import strategies
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements import triplet_store
 from stabilitykit.measurements.derived import derived_in
-from stabilitykit.measurements.directions import products_for, resolve, singular, singular_vectors
+from stabilitykit.measurements.directions import number_within, products_for, resolve, singular, singular_vectors
 from stabilitykit.numerics.bits import bits_equal
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -261,6 +261,13 @@ def test_the_first_vectors_are_stated_as_products_and_far_ones_as_the_dense_jaco
     assert products_for([40], subject) == products_for([40, 64], subject) == 64
     assert products_for([3, 40], subject) == 64 + few
     assert products_for([0, 0], subject) == products_for([], subject) == 0
+
+
+def test_a_direction_has_the_number_of_its_name_up_to_the_last_and_is_0_without_one():
+    subject = FunctionSubject(lambda X: X, torch.ones(7))
+    named = {"v1": 1, "-v3": 3, "v7": 7, "v9": 7, "v_middle": 4, "-v_last": 7, "w2": 0}
+    assert {name: number_within(name, subject) for name in named} == named
+    assert [number_within(one, subject) for one in (torch.ones(7), strategies.gaussians(1, 7)[0])] == [0, 0]
 
 
 def test_vectors_are_computed_5_or_10_or_20_at_a_time():

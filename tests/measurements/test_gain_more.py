@@ -34,6 +34,12 @@ def test_the_stated_rows_are_those_of_each_direction_that_is_given(directions, c
     assert stated(directions, oracle=True).forwards == 2 * cells + SELF_TEST + floor
 
 
+def test_both_signs_are_stated_to_cost_what_twice_the_directions_do():
+    assert stated(torch.eye(4)[:2], signs="both") == stated(torch.eye(4))
+    smoothed = {"noise": "isotropic", "samples": 8}
+    assert stated(torch.eye(4)[:2], signs="both", **smoothed) == stated(torch.eye(4), **smoothed)
+
+
 def test_the_sentence_ends_with_the_counts_where_nothing_was_averaged():
     result = sk.measure(sk.DirectionalGain("v1", (1e-2,), unit="abs", at=1e-2), linear(), progress=False)
     assert result.sentence.endswith(" Of 2 steps tried: 2 linear.")

@@ -95,6 +95,49 @@ def test_a_tie_takes_two_tokens():
     assert "2 are exact ties" in _sentence([prompt], tokens, 0.05)
 
 
+def test_the_prompt_that_is_called_the_riskiest_is_the_first_of_the_ranking():
+    prompts = [{"prompt": name, "forecast": risk, "at_risk": risk > 0.05} for name, risk in (("p", 0.5), ("q", 0.01))]
+    token = {"forecast": 0.5, "seen": 0, "tied": 1}
+    assert _sentence(prompts, [token], 0.05).endswith(" The riskiest prompt is 'p', at 50 %.")
+    assert "riskiest" not in _sentence(prompts[1:], [token], 0.05)
+
+
+def decided(margin, moved):
+    """Two tokens with these margins, which the other way moves by `moved`."""
+    one, other = (np.array([[m, 0.0] for m in row]) for row in (margin, np.array(margin) + moved))
+    return Decisions(
+        ids=(1,),
+        ways=(Way("prefill"),),
+        rivals=np.array([[4, 7]] * 2),
+        logits=np.stack([one, other]),
+        argmax=np.array([[4, 4]] * 2),
+        spacing=np.array([0.25, 0.5]),
+        tied=np.array([1, 1]),
+        bits=("a", "b"),
+    )
+
+
+def test_each_extreme_is_that_of_the_row_it_names():
+    """Two texts of two tokens: the riskiest token is the second of the second, the safest the first of it."""
+    asked = sk.Margins([[1], [2]], ways=[Way("prefill")], rivals=1)
+    found = asked.judged(SimpleNamespace(tokenizer=None), [decided((2.0, 3.0), 0.5), decided((9.0, 0.75), -0.5)])
+    prompts, tokens = ([row for row in found.rows if row["part"] == part] for part in ("prompt", "token"))
+    for name, pick, rows, column in (
+        ("max_flip_probability", max, tokens, "forecast"),
+        ("max_prompt_risk", max, prompts, "forecast"),
+        ("min_margin", min, tokens, "margin"),
+        ("min_margin_ulp", min, tokens, "margin_ulp"),
+        ("min_margin_over_noise", min, tokens, "margin_over_noise"),
+    ):
+        row, reading = pick(rows, key=lambda row: row[column]), found.values[name]
+        assert reading.value == row[column], name
+        assert reading.place["prompt"] == row["prompt"] == "ids [2]", name
+        if column == "forecast":
+            assert (reading.low, reading.high) == (row["low"], row["high"]), name
+    assert found.values["max_flip_probability"].place["token"] == str(tokens[3]["position"])
+    assert len({row["forecast"] for row in tokens}) == 4
+
+
 def test_ids_are_as_long_as_they_are():
     """Also beside a tokenizer, which reads texts: two tokens more, said one by one and then read in pieces of one."""
     asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])

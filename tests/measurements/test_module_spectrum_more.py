@@ -1,11 +1,15 @@
 """What the sentence about modules says, asked directly with made-up rows, and products of made-up modules."""
 
+"""What the sentence about modules says of rows that are made up, and a site at which no chain of blocks ends."""
+
 import math
 from functools import partial
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+import stabilitykit as sk
 from stabilitykit.measurements.chain_bound import ChainBound
 from stabilitykit.measurements.module_spectrum import _sentence
 from stabilitykit.measurements.parts import Linear
@@ -20,6 +24,16 @@ def test_modules_one_after_another_have_the_product_of_their_matrices():
     assert found.shape == (2, 3)
     torch.testing.assert_close(found.apply(torch.eye(3).double()).T, 3 * B @ A)
     torch.testing.assert_close(found.apply_adjoint(torch.eye(2).double()), 3 * B @ A)
+
+
+def test_behind_the_head_no_chain_of_blocks_ends_and_the_bound_is_unknown(toys):
+    A = torch.randn(8, 8, generator=torch.Generator().manual_seed(4))
+    subject = toys.subject([toys.Matrix(A)], site="logits")
+    result = sk.measure(sk.ModuleSpectrum(tolerance=1e-8, max_products=60, inside=0), subject)
+    assert all(math.isnan(result.readings[name].value) for name in ("chain_bound", "chain_defect", "looseness"))
+    assert result.subject["chain"] == "site logits is not the end of a chain of blocks"
+    whole = subject.model.lm_head.weight.detach().double() @ A.double()
+    assert result.readings["sigma_1"].value == pytest.approx(float(torch.linalg.svdvals(whole)[0]), rel=1e-5)
 
 
 def test_the_largest_share_is_that_of_a_part_whose_share_is_known():

@@ -119,6 +119,16 @@ def test_a_panel_with_other_bits_is_not_used(monkeypatch, change):
     assert len(seen) == 2
 
 
+def test_a_head_that_is_given_rows_without_tokens_is_read_whole():
+    gap, wanted = gap_of(), gap_of()
+    head = gap.subject.anatomy.head
+    head.register_forward_pre_hook(lambda _, given: (given[0][:, 0],))
+    head.register_forward_hook(lambda _, __, Z: Z[:, None])
+    told, read = narrowed(gap, rows(gap, 4, 1e-6))
+    assert bits_equal(told.pairs, whole(wanted, rows(gap, 4, 1e-6)).pairs)
+    assert bits_equal(read(rows(gap, 4, 1e-6, 1)).pairs, whole(wanted, rows(gap, 4, 1e-6, 1)).pairs)
+
+
 def test_a_function_without_a_head_is_read_whole():
     matrix = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     gap = LogitGap(sk.FunctionSubject(lambda X: X @ matrix.T, torch.ones(3), batch=2), (0, 1))

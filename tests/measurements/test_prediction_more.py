@@ -45,6 +45,16 @@ def test_a_word_is_predicted_from_whatever_stands_before_it(lead, monkeypatch):
                 asked._tokenised(None, document)
 
 
+def test_a_window_with_room_for_a_single_token_is_refused_and_two_are_enough(lead):
+    """Without a stride given: half of two tokens is one."""
+    width, loaded = len(lead) + 2, sk.load("tiny")
+    plan = sk.WordByWord("one two", window=width)._plan(loaded, text(9, lead), None)
+    assert {window.end - window.first for window in plan[1:]} == {1}
+    if lead:
+        with pytest.raises(sk.UsageError, match="stride=1 leaves no context in windows of 2 tokens; give less than 1"):
+            sk.WordByWord("one two", window=2)._plan(loaded, text(9, lead), None)
+
+
 def test_the_worst_word_is_the_one_with_the_smallest_margin():
     names = ("number", "word", "weakest_margin", "weakest", "weakest_rival")
     words = [(1, "one", 0.5, "o", "a"), (2, "two", 0.25, "t", "b"), (3, "three", 2.0, "h", "c")]

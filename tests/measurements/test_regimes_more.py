@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stabilitykit.errors import UsageError
+from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.ray import Boundary
 from stabilitykit.measurements.regimes import Regimes, _nearest
 from stabilitykit.measurements.scan import Plan, _edge, beyond_tangent, scan
@@ -28,6 +29,13 @@ def test_each_step_where_curvature_shows_costs_a_row_more():
     subject = FunctionSubject(lambda X: X, X0)
     far, near = (Regimes(AXIS, decades=decades, points=3, unit="abs").cost(subject) for decades in ((3, 5), (-13, -11)))
     assert far.forwards - near.forwards == 6
+
+
+def test_a_ray_that_changes_nothing_does_not_speak_for_the_others():
+    still = FunctionSubject(lambda X: X[:, 1:], X0, exact=lambda X: X[:, 1:])
+    both = measure(Regimes(torch.eye(4)[:2], decades=(-8, -2), replicates=100), still)
+    assert [row["s_first_changed"] == math.inf for row in both.rows if row["part"] == "ray"] == [True, False]
+    assert both.sentence.startswith("Along the nearest of 2 rays the output keeps every bit up to a step of ")
 
 
 @pytest.mark.parametrize(("last_same", "everything"), [(3.0, False), (4.0, True)])

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +150,15 @@ def test_a_size_is_at_most_the_largest_float(model, tmp_path):
     path.write_text(json.dumps({**about, "tau": 2 * int(largest)}))
     with pytest.raises(sk.UnreadableError, match="tau is no size"):
         sk.read_signature(path)
+
+
+def test_what_could_not_be_read_back_is_not_written(model, tmp_path):
+    """JSON has no infinity."""
+    result = sk.measure(sk.Signature(TEXTS), model, progress=False)
+    endless = replace(result.readings["tau"], value=math.inf)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        sk.write_signature(replace(result, readings={**result.readings, "tau": endless}), tmp_path / "signature.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_signatures_are_written(model, tmp_path):

@@ -1,8 +1,9 @@
-"""What a staircase says of the scales at which single steps were tried."""
+"""What a staircase says of the scales at which single steps were tried, and what its grids hold and cost."""
 
 import math
 
 import pytest
+import torch
 
 from stabilitykit.measurements.staircase import Staircase, _agreed
 
@@ -11,6 +12,31 @@ def test_the_study_is_asked_with_its_own_numbers():
     study = Staircase.study("v2")
     assert (study.direction, study.n, study.unit, study.rule) == ("v2", 500, "abs", "p32")
     assert (study.start, study.step) == pytest.approx((1.000363e-6, 6e-14), rel=1e-12, abs=0)
+
+
+from stabilitykit.measurements.stairs import on_grid
+from stabilitykit.numerics.lattice import Lattice
+from stabilitykit.subjects.function_subject import FunctionSubject
+
+X0, AXIS = torch.tensor([0.75, -1.3125, 0.0123, 5.5]), torch.eye(4)[0]
+FLOAT = 2.0**-24
+"""The distance between floats at 0.75."""
+
+
+@pytest.mark.parametrize(("floats_on", "exact"), [((0, 1, 1), True), ((0, 0, 1), True), ((0, 2, 3), False)])
+def test_a_grid_is_exact_if_no_input_lies_between_its_steps(floats_on, exact):
+    """Also between the first two of them."""
+    found = on_grid(Lattice(X0, AXIS), [n * FLOAT for n in floats_on])
+    assert found.exact == exact
+    assert len(found.X) == len(set(floats_on))
+
+
+def test_a_grid_is_stated_to_cost_what_a_list_with_one_more_input_does():
+    """n steps lead from the first input to n others."""
+    for batch in (1, 4):
+        subject = FunctionSubject(lambda X: X, X0, batch=batch)
+        assert Staircase(AXIS, step=1.0, n=8).cost(subject) == Staircase(AXIS, n=9).cost(subject)
+        assert Staircase(AXIS, n=9).cost(subject).backwards == 9
 
 
 @pytest.mark.parametrize("scales", [(1e-3,), (1e-7, 1e-5, 1e-3)])

@@ -92,6 +92,25 @@ def test_the_true_gap_is_that_of_the_slot_in_which_the_tie_was_found():
     assert oracle_gap(subject, tie) == 0
 
 
+def test_a_tie_says_how_many_ulp_it_is_off_without_a_sign_and_whether_probabilities_are_the_same_number():
+    tie = replace(tie_point(sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))), ulp=0.25)
+    for logits in ((1.0, 1.75), (1.75, 1.0)):
+        assert replace(tie, logits=logits).gap_ulp == 3
+    for probabilities, same in (((0.5, 0.5), True), ((0.25, 0.5), False), ((0.5, 0.25), False)):
+        assert replace(tie, probabilities=probabilities).equal_probabilities == same
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1024 * 2.0**-23), (torch.bfloat16, 0.25)])
+def test_a_line_along_which_the_gap_does_not_move_ends_at_1024_roundings_of_the_input_or_a_quarter(dtype, share):
+    """Whatever the input's length: three powers of two."""
+    for length in (2.0**-3, 1.0, 2.0**3):
+        subject = sk.FunctionSubject(plane, torch.tensor([0.6 * length, 0.6 * length], dtype=dtype))
+        asked = sk.FlipScan(torch.ones(1, 2), points=4, cells=2, oracle=False)
+        result = sk.measure(asked, subject, progress=False)
+        farthest = max(row["epsilon"] for row in result.rows if row["part"] == "point")
+        assert farthest == pytest.approx(share * float(subject.x0.double().norm()), rel=1e-6)
+
+
 def test_the_sentence_names_the_tokens_in_the_order_of_the_pair():
     """Without a tokenizer by their numbers; and how near, how far away and from what they have become equal."""
     subject = sk.FunctionSubject(plane, torch.tensor([1.0, 0.75]))
@@ -136,6 +155,19 @@ def test_the_sentence_of_a_scan_says_what_true_float64_does_or_why_there_is_none
     refused = scanned([unknown], pair, ("a", "b"), "no twin")
     assert refused.endswith(" of the logit. There is no true float64: no twin.")
     assert scanned([unknown], pair, ("a", "b"), "").endswith(" of the logit.")
+
+
+def test_a_scan_of_what_takes_no_float64_says_why_it_has_no_true_signs():
+    """float32 weights take no float64 input."""
+    weights = torch.eye(2)
+    subject = sk.FunctionSubject(lambda X: X @ weights, torch.tensor([1.0, 0.75]))
+    result = sk.measure(sk.FlipScan(torch.eye(2)[:1], points=2, cells=2), subject, progress=False)
+    unknown = [result.readings[name].value for name in ("true_sign_changes", "oracle_disagreement")]
+    unknown += [row["gap_oracle"] for row in result.rows if row["part"] == "point"]
+    assert all(map(math.isnan, unknown))
+    with pytest.raises(sk.UnsupportedError) as refused:
+        subject.in_float64()
+    assert result.sentence.endswith(f" There is no true float64: {refused.value}.")
 
 
 def test_the_worst_place_of_a_scan_names_both_tokens():

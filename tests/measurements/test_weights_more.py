@@ -39,6 +39,17 @@ def test_a_block_is_held_against_the_others_as_by_the_t_test_of_one_against_many
         assert (one["t"], one["p"]) == pytest.approx(tuple(known), rel=1e-9)
 
 
+@pytest.mark.parametrize(("same", "other"), [(-1.25, -2.0), (1.25, 2.0), (-1.25, 2.0)])
+def test_a_block_apart_from_equal_ones_stands_infinitely_far_out_whatever_their_sign(same, other):
+    """And no block does where all are equal."""
+    values = [same] * 5 + [other]
+    plain = {"weight": "W", "name": "w", **dict.fromkeys(JUDGED, 1.0)}
+    (found,) = outlier_rows([{**plain, "layer": k, "kurtosis": value} for k, value in enumerate(values)], 0.01)
+    assert (found["layer"], found["statistic"], found["value"]) == (5, "kurtosis", other)
+    assert (found["t"], found["p"]) == (math.copysign(math.inf, other - same), 0)
+    assert outlier_rows([{**plain, "layer": k, "kurtosis": same} for k in range(6)], 0.01) == []
+
+
 def test_the_least_singular_value_is_the_last_of_them():
     found = spectral(torch.diag(torch.tensor([4.0, 3.0, 2.0])), "all")
     assert (found["spectral_norm"], found["least_singular"], found["condition"]) == pytest.approx((4, 2, 2))
