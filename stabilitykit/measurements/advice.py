@@ -99,6 +99,6 @@ def percent(share: float) -> str:
     """Return a probability as people read it: no more digits than it has, and never a certain one."""
     if 0 < share < 1e-4:
         return "< 0.01 %"
-    if 0.9995 < share < 1:
+    if 0.9995 <= share < 1:
         return "> 99.9 %"
     return f"{100 * share:.{3 if share >= 0.1 else 2}g} %"

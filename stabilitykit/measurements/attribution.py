@@ -46,7 +46,7 @@ def attribute(
 
     A chain's own error is what it returned less what its float64 twin returns on the same state, with the other
     arguments (masks, position tables) from the float64 model's own forward, so that their rounding counts too.
-    Cost: 2 forwards to record, 1 + N in float64 for N chains, and with `replace` N more.
+    Cost: at most 3 forwards to record, 3 + N in float64 for N chains, and with `replace` N more.
     """
     native, exact = subject.on_prefill().copied(batch=1), twin.on_prefill().copied(batch=1)
     names = sorted({name for chain in chains for name in chain if name != EMBED})

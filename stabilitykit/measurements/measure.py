@@ -78,7 +78,7 @@ def combine(results: Sequence[Result], together: Sequence[Row] = ()) -> Result:
         raise UsageError("no subject was given; measure needs at least one")
     if len(results) == 1:
         return results[0]
-    worst_verdict = max(results, key=lambda result: _SEVERITY.get(result.verdict, 0))
+    worst_verdict = max(results, key=lambda result: _SEVERITY[result.verdict])
     names = [str(result.subject.get("prompt", result.subject.get("name", ""))) for result in results]
     return replace(
         worst_verdict,
@@ -95,7 +95,12 @@ def combine(results: Sequence[Result], together: Sequence[Row] = ()) -> Result:
     )
 
 
-_SEVERITY = {"pass": 0, "measured": 0, "skipped": 1, "unsupported": 2, "differs": 3, "fail": 4, "invalid": 5}
+_WORSE = (
+    *("new", "skipped", "not-distinct", "unsupported", "incomparable"),
+    *("differs", "fail", "timeout", "invalid", "crash"),
+)
+_SEVERITY = {"pass": 0, "measured": 0} | {verdict: place for place, verdict in enumerate(_WORSE, 1)}
+"""How bad each verdict is: what was not shown stands above what was, and below what was found wrong."""
 
 
 def _worst_readings(results: Sequence[Result], names: Sequence[str]) -> Mapping[str, Reading]:

@@ -1,10 +1,15 @@
-"""How a stated cost and a title read."""
+"""How a stated cost and a title read, and which verdict stands for several subjects."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
+import stabilitykit as sk
 from stabilitykit.measurements.base import Cost, Finding, Measurement
+from stabilitykit.measurements.measure import combine
+from stabilitykit.results.result import VERDICTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +61,16 @@ def test_a_parameter_of_up_to_40_characters_is_in_the_title_whole():
     """The quotes count."""
     assert Named("x" * 38).title == f"Named(name='{'x' * 38}')"
     assert Named("x" * 39).title == f"Named(name='{'x' * 35} ...)"
+
+
+@pytest.mark.parametrize(("worse", "better"), itertools.pairwise(["crash", "fail", "differs", "not-distinct", "pass"]))
+def test_the_worst_verdict_of_several_subjects_is_that_of_all_in_any_order(worse, better):
+    """What was compared with itself has shown nothing: it does not pass beside one that does."""
+    shown = sk.measure(sk.RunToRun(runs=1), sk.FunctionSubject(torch.neg, torch.ones(2)), progress=False)
+    one, other = (replace(shown, verdict=verdict) for verdict in (worse, better))
+    assert combine([one, other]).verdict == combine([other, one]).verdict == worse
+
+
+def test_every_verdict_has_a_place_among_the_others():
+    shown = sk.measure(sk.RunToRun(runs=1), sk.FunctionSubject(torch.neg, torch.ones(2)), progress=False)
+    assert {combine([replace(shown, verdict=one)] * 2).verdict for one in VERDICTS} == set(VERDICTS)

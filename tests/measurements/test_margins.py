@@ -390,9 +390,9 @@ def test_a_text_beyond_the_context_is_refused():
 
 
 def test_a_probability_is_never_shown_as_certain():
-    shares = (0.0, 1e-9, 0.0123, 0.05, 0.5678, 0.9999, 1.0)
+    shares = (0.0, 1e-9, 0.0123, 0.05, 0.5678, 0.9994, 0.9995, 0.9999, 1.0)
     assert [percent(share) for share in shares] == [
-        *("0 %", "< 0.01 %", "1.2 %", "5 %", "56.8 %", "> 99.9 %", "100 %"),
+        *("0 %", "< 0.01 %", "1.2 %", "5 %", "56.8 %", "99.9 %", "> 99.9 %", "> 99.9 %", "100 %"),
     ]
 
 

@@ -1,6 +1,4 @@
-"""What the sentence about modules says, asked directly with made-up rows, and products of made-up modules."""
-
-"""What the sentence about modules says of rows that are made up, and a site at which no chain of blocks ends."""
+"""What is said of modules, asked with made-up rows and products, and a site at which no chain of blocks ends."""
 
 import math
 from functools import partial

@@ -45,6 +45,7 @@ def test_a_word_is_predicted_from_whatever_stands_before_it(lead, monkeypatch):
                 asked._tokenised(None, document)
 
 
+@pytest.mark.parametrize("lead", [(), (1,)])
 def test_a_window_with_room_for_a_single_token_is_refused_and_two_are_enough(lead):
     """Without a stride given: half of two tokens is one."""
     width, loaded = len(lead) + 2, sk.load("tiny")

@@ -245,11 +245,11 @@ def test_a_vector_beyond_the_last_is_refused_by_its_number():
 
 
 def test_both_signs_are_two_rays_a_vector_in_the_stated_cost():
-    """Four vectors both ways are eight rays: two rounds of a batch of 4, two forwards each, beside what is always."""
+    """Four vectors both ways are eight rays: another round of a batch of 4, two forwards and a walk of 64 each."""
     subject = Zones(NEAR)
     both, one = (StabilitySpectrum(indices=4, control=0, both_signs=signs).cost(subject) for signs in (True, False))
-    assert both.forwards - one.forwards == 2 * 4
-    assert both.screened == 2 * one.screened
+    assert both.forwards - one.forwards == (2 + 64) * 4
+    assert both.screened == one.screened == 0
 
 
 def test_a_vector_is_arbitrary_if_its_sigma_lies_below_the_rounding_of_the_products_and_not_at_it():

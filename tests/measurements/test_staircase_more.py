@@ -6,14 +6,6 @@ import pytest
 import torch
 
 from stabilitykit.measurements.staircase import Staircase, _agreed
-
-
-def test_the_study_is_asked_with_its_own_numbers():
-    study = Staircase.study("v2")
-    assert (study.direction, study.n, study.unit, study.rule) == ("v2", 500, "abs", "p32")
-    assert (study.start, study.step) == pytest.approx((1.000363e-6, 6e-14), rel=1e-12, abs=0)
-
-
 from stabilitykit.measurements.stairs import on_grid
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -21,6 +13,12 @@ from stabilitykit.subjects.function_subject import FunctionSubject
 X0, AXIS = torch.tensor([0.75, -1.3125, 0.0123, 5.5]), torch.eye(4)[0]
 FLOAT = 2.0**-24
 """The distance between floats at 0.75."""
+
+
+def test_the_study_is_asked_with_its_own_numbers():
+    study = Staircase.study("v2")
+    assert (study.direction, study.n, study.unit, study.rule) == ("v2", 500, "abs", "p32")
+    assert (study.start, study.step) == pytest.approx((1.000363e-6, 6e-14), rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize(("floats_on", "exact"), [((0, 1, 1), True), ((0, 0, 1), True), ((0, 2, 3), False)])
