@@ -63,7 +63,9 @@ def test_a_parameter_of_up_to_40_characters_is_in_the_title_whole():
     assert Named("x" * 39).title == f"Named(name='{'x' * 35} ...)"
 
 
-@pytest.mark.parametrize(("worse", "better"), itertools.pairwise(["crash", "fail", "differs", "not-distinct", "pass"]))
+@pytest.mark.parametrize(
+    ("worse", "better"), list(itertools.pairwise(["crash", "fail", "differs", "not-distinct", "pass"]))
+)
 def test_the_worst_verdict_of_several_subjects_is_that_of_all_in_any_order(worse, better):
     """What was compared with itself has shown nothing: it does not pass beside one that does."""
     shown = sk.measure(sk.RunToRun(runs=1), sk.FunctionSubject(torch.neg, torch.ones(2)), progress=False)
