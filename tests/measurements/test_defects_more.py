@@ -13,7 +13,7 @@ from stabilitykit.measurements.defects import WAYS, _values
 from stabilitykit.measurements.down_projections import projection_row
 from stabilitykit.measurements.high_norms import high_norms
 from stabilitykit.measurements.layer_directions import layer_row
-from stabilitykit.measurements.pathways import pathway_rows, right_vectors
+from stabilitykit.measurements.pathways import pathway_rows, right_vectors, trained_ids
 from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects.residual_block import ResidualBlocks
@@ -85,6 +85,13 @@ def test_each_way_runs_every_token_once_in_batches_of_64():
     assert len(pathway_rows(blocks, block, v1, torch.arange(65), [66], 1e9, 0)) == 65
     after = (counter.screened, counter.calls, counter.forwards)
     assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]
+
+
+@pytest.mark.parametrize(("length", "trained"), [(0.101, True), (0.099, False)])
+def test_a_token_is_trained_where_its_embedding_has_a_tenth_of_the_mean_length(length, trained):
+    """The mean is 1: another one is longer by what the first lacks. They lie along different axes and signs."""
+    embedding = torch.diag(torch.tensor([1.0, -length, 1.0, 2 - length]))
+    assert trained_ids(embedding, 4, 0).tolist() == ([0, 1, 2, 3] if trained else [0, 2, 3])
 
 
 def test_one_sampled_token_is_enough_and_none_is_not():

@@ -33,10 +33,11 @@ def test_a_token_has_the_logit_and_margin_of_the_reference():
     assert (row["seen"], row["seen_in"]) == (1, "prefill")
 
 
-def test_one_rival_is_enough_and_none_is_not():
-    assert sk.Margins(["a"], rivals=1).rivals == 1
-    with pytest.raises(sk.UsageError, match="rivals=0 is too few; give at least 1"):
-        sk.Margins(["a"], rivals=0)
+@pytest.mark.parametrize("name", ["tokens", "rivals"])
+def test_one_token_or_rival_is_enough_and_none_is_not(name):
+    assert getattr(sk.Margins(["a"], **{name: 1}), name) == 1
+    with pytest.raises(sk.UsageError, match=f"{name}=0 is too few; give at least 1"):
+        sk.Margins(["a"], **{name: 0})
 
 
 def test_advice_is_given_where_some_prompt_is_at_risk_and_only_there():
