@@ -57,6 +57,14 @@ def test_what_is_equal_to_the_default_is_not_in_the_title_though_it_is_another_o
     assert Several([0.5, 1.0, 2.0]).title == "Several(numbers=[0.5, 1.0, 2.0])"
 
 
+def test_what_a_class_is_not_made_with_is_refused():
+    """A property written behind the name of the class instead of into it is no property."""
+    with pytest.raises(TypeError, match="takes no keyword arguments"):
+
+        class Gate(Measurement, gate=True):
+            """Meant to fail on its own."""
+
+
 def test_a_parameter_of_up_to_40_characters_is_in_the_title_whole():
     """The quotes count."""
     assert Named("x" * 38).title == f"Named(name='{'x' * 38}')"

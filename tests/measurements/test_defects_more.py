@@ -13,7 +13,7 @@ from stabilitykit.measurements.defects import WAYS, _values
 from stabilitykit.measurements.down_projections import projection_row
 from stabilitykit.measurements.high_norms import high_norms
 from stabilitykit.measurements.layer_directions import layer_row
-from stabilitykit.measurements.pathways import pathway_rows, right_vectors
+from stabilitykit.measurements.pathways import pathway_rows, right_vectors, trained_ids
 from stabilitykit.numerics.integer_grid import on_grid
 from stabilitykit.numerics.linear_map import LinearMap
 from stabilitykit.subjects.residual_block import ResidualBlocks
@@ -116,6 +116,13 @@ def test_the_coefficient_of_a_token_is_its_own_also_behind_another():
     for way, x in zip(("initial", "second"), read, strict=True):
         wanted = x @ v1 / x.square().mean(dim=1).sqrt()
         assert [row[f"coefficient_{way}"] for row in rows] == pytest.approx(wanted.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("length", "trained"), [(0.101, True), (0.099, False)])
+def test_a_token_is_trained_where_its_embedding_has_a_tenth_of_the_mean_length(length, trained):
+    """The mean is 1: another one is longer by what the first lacks. They lie along different axes and signs."""
+    embedding = torch.diag(torch.tensor([1.0, -length, 1.0, 2 - length]))
+    assert trained_ids(embedding, 4, 0).tolist() == ([0, 1, 2, 3] if trained else [0, 2, 3])
 
 
 def test_one_sampled_token_is_enough_and_none_is_not():

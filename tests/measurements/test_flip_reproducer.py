@@ -1,7 +1,10 @@
 """Parts of the script that reproduces a flip, in this process: what it tells and runs, and which weights it takes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
 
 import stabilitykit as sk
 from stabilitykit.measurements import flip_reproducer
@@ -32,6 +35,22 @@ def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tmp_pa
     assert flip_reproducer.weight_digest(flip_reproducer.load(str(tmp_path), found)) == weights
     with pytest.raises(ValueError, match=rf"has other weights \({weights[:12]}, not 000000000000\)"):
         flip_reproducer.load(str(tmp_path), {**found, "weights": "0" * 64})
+
+
+def test_every_weight_is_moved_to_an_address_divisible_by_64_wherever_it_lay(monkeypatch):
+    """One at each address of 4032 bytes that a 16-bit number can have, in a file that is read in place."""
+    stored = torch.arange(63 * 32).to(torch.bfloat16)
+    model = nn.ParameterList([nn.Parameter(stored[k : k + 1], requires_grad=False) for k in range(len(stored))])
+    lain = [weight.data_ptr() for weight in model]
+    assert len({address % 4032 for address in lain}) == 63 * 32
+    source = SimpleNamespace(from_pretrained=lambda *_, **how: model)
+    monkeypatch.setattr(flip_reproducer.transformers, "AutoModelForCausalLM", source)
+    weights = flip_reproducer.weight_digest(model)
+    found = {"dtype": "bfloat16", "attention": "eager", "weights": weights}
+    loaded = flip_reproducer.load("anywhere", found)
+    assert {weight.data_ptr() % 64 for weight in loaded.parameters()} == {0}
+    kept = [weight.data_ptr() == address for weight, address in zip(loaded, lain, strict=True)]
+    assert kept == [address % 64 == 0 for address in lain]
 
 
 def test_it_ends_with_0_where_it_reproduces_and_with_1_where_not(tmp_path, monkeypatch, capsys):

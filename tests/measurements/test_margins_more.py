@@ -79,6 +79,13 @@ def test_one_rival_is_enough_and_none_is_not():
         sk.Margins(["a"], rivals=0)
 
 
+@pytest.mark.parametrize("name", ["tokens", "rivals"])
+def test_one_token_or_rival_is_enough_and_none_is_not(name):
+    assert getattr(sk.Margins(["a"], **{name: 1}), name) == 1
+    with pytest.raises(sk.UsageError, match=f"{name}=0 is too few; give at least 1"):
+        sk.Margins(["a"], **{name: 0})
+
+
 def test_advice_is_given_where_some_prompt_is_at_risk_and_only_there():
     prompt = {"prompt": "p", "forecast": 0.5, "high": 0.6, "keep": 0, "tokens": 3, "kept_risk": 0.0}
     ways = [{"way": "decode", "bits_of": "decode", "flips": 0}, {"way": "prefill", "bits_of": "prefill", "flips": 2}]

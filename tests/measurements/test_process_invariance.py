@@ -97,6 +97,25 @@ def test_each_output_is_held_against_that_of_the_process(monkeypatch, moved):
     assert {row["bits_equal"] for row in result.rows} == {not moved}
 
 
+def test_a_prompt_that_moves_as_a_whole_is_asked_at_its_one_length_on_its_one_path(monkeypatch):
+    """It cannot be decoded. The processes are made up, and run under something else that is told."""
+
+    def answering(subjects, *_):
+        here = environment(subjects[0].loaded)
+        return Replica([one.evaluate(one.copies(1))[0] for one in subjects], {**here, "torch": "0"})
+
+    monkeypatch.setattr(process_invariance, "in_fresh_process", answering)
+    whole = CausalLMSubject(sk.load("tiny:gpt2"), [5, 7, 11], rows="all")
+    asked = ProcessInvariance(processes=2, lengths=(3,))
+    result = measure(asked, whole)
+    assert [(row["process"], row["path"], row["length"]) for row in result.rows] == [
+        (1, "prefill", 3),
+        (2, "prefill", 3),
+    ]
+    assert all(row["bits_equal"] and row["changed"].endswith("-> 0") for row in result.rows)
+    assert result.execution.forwards <= asked.cost(whole).forwards == 2 + 2
+
+
 def test_other_weights_under_the_same_name_are_no_answer():
     stranger = subject(replace(sk.load("tiny:gpt2"), digest="0" * 64))
     with pytest.raises(UnsupportedError, match="loads other weights under the name 'tiny:gpt2'"):

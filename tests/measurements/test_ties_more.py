@@ -14,7 +14,7 @@ from stabilitykit.measurements import ties
 from stabilitykit.measurements.flip_lines import Grid, Line
 from stabilitykit.measurements.flip_radius import TRIED, outward
 from stabilitykit.measurements.flip_words import scanned
-from stabilitykit.measurements.tie_point import read
+from stabilitykit.measurements.tie_point import read, reading_logits
 from stabilitykit.measurements.tie_solver import tie_point
 from stabilitykit.measurements.ties import oracle_gap
 
@@ -120,6 +120,27 @@ def test_the_sentence_names_the_tokens_in_the_order_of_the_pair():
     )
     assert said.endswith("in true float64 0 of 0.25 logits are left.")
     assert sk.measure(sk.Tie((1, 0)), subject).sentence.startswith("token 1 and token 0 have equal logits")
+
+
+@pytest.mark.parametrize("moved", [-0.125, 0.125])
+def test_the_sentence_tells_how_much_of_the_difference_is_left_whichever_token_leads(moved):
+    """In exact arithmetic one of two logits is an eighth larger or smaller than it is computed."""
+    subject = sk.FunctionSubject(
+        plane, torch.tensor([1.0, 0.75]), exact=lambda X: plane(X) + torch.tensor([moved, 0.0, 0.0])
+    )
+    for pair in ((0, 1), (1, 0)):
+        said = sk.measure(sk.Tie(pair), subject, progress=False).sentence
+        assert said.endswith("; in true float64 0.125 of 0.25 logits are left.")
+
+
+@pytest.mark.parametrize("site", ["logits", "post_norm", "block:1"])
+def test_tokens_tie_in_the_logits_wherever_the_subject_is_read(site):
+    loaded = sk.load("tiny")
+    subject = sk.CausalLMSubject(loaded, [1, 2, 3], site=site)
+    read_there = reading_logits(subject)
+    assert (read_there is subject) == (site == "logits")
+    assert (read_there.site, read_there.baseline.shape[1]) == ("logits", loaded.model.lm_head.out_features)
+    assert torch.equal(read_there.x0, subject.x0)
 
 
 def test_the_walk_without_a_gap_goes_on_to_the_end_of_the_span():

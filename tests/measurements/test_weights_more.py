@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy import stats
 
 import stabilitykit as sk
@@ -53,6 +54,20 @@ def test_a_block_apart_from_equal_ones_stands_infinitely_far_out_whatever_their_
 def test_the_least_singular_value_is_the_last_of_them():
     found = spectral(torch.diag(torch.tensor([4.0, 3.0, 2.0])), "all")
     assert (found["spectral_norm"], found["least_singular"], found["condition"]) == pytest.approx((4, 2, 2))
+
+
+def test_what_a_cast_loses_is_counted_in_the_weights_that_are_finite(tmp_path):
+    """A weight that is not, and one without elements, add nothing."""
+    plain = torch.tensor([1e6, 1e-9, 3.4e38, 1e-45, 1.0])
+    save_file(
+        {"broken": torch.tensor([math.nan, 1.0]), "empty": torch.ones(0), "plain": plain}, tmp_path / "a.safetensors"
+    )
+    result = sk.measure(sk.WeightStatistics(spectra="none"), sk.Checkpoint(tmp_path), progress=False)
+    assert (result.readings["tensors"].value, result.readings["not_finite"].value) == (3, 1)
+    for dtype in (torch.float16, torch.bfloat16):
+        cast, name = plain.to(dtype), str(dtype).removeprefix("torch.")
+        assert result.readings[f"overflow_{name}"].value == int(cast.isinf().sum()) > 0
+        assert result.readings[f"underflow_{name}"].value == int((cast == 0).sum()) > 0
 
 
 def test_one_block_may_be_decomposed_and_none_may_not():
