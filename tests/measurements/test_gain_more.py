@@ -1,11 +1,14 @@
 """What a gain's grid of steps is stated to cost, its moves by one float, and what its sentence is about."""
 
+import math
+
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.gain import MOVES
 from stabilitykit.measurements.gain_cells import ulp_moves
+from stabilitykit.measurements.responses import angle
 from stabilitykit.numerics.bits import ordered
 from stabilitykit.subjects.noise import BATCHES
 from stabilitykit.subjects.precision import SELF_TEST
@@ -37,6 +40,15 @@ def test_the_stated_rows_are_those_of_each_direction_that_is_given(directions, c
 def test_the_sentence_ends_with_the_counts_where_nothing_was_averaged():
     result = sk.measure(sk.DirectionalGain("v1", (1e-2,), unit="abs", at=1e-2), linear(), progress=False)
     assert result.sentence.endswith(" Of 2 steps tried: 2 linear.")
+
+
+def test_a_vector_without_length_is_at_no_angle():
+    x, nothing = torch.tensor([3.0, 4.0]), torch.zeros(2)
+    for pair in ((x, nothing), (nothing, x), (nothing, nothing)):
+        assert math.isnan(angle(*pair))
+    assert angle(x, 2 * x) == 0
+    assert angle(x, -x) == pytest.approx(math.pi)
+    assert angle(x, torch.tensor([-4.0, 3.0])) == pytest.approx(math.pi / 2)
 
 
 def test_every_coordinate_moves_by_one_float_up_or_down():

@@ -3,8 +3,32 @@
 import math
 
 import pytest
+import torch
 
 from stabilitykit.measurements.staircase import _agreed
+from stabilitykit.measurements.stairs import climb
+from stabilitykit.subjects.function_subject import FunctionSubject
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4])
+def test_the_second_time_every_slot_meets_each_of_its_inputs_at_another_time(batch):
+    """What depends on when it is computed is then seen: no input is run twice in the same place."""
+    seen = []
+
+    def fn(X):
+        seen.append(X.clone())
+        return X
+
+    subject = FunctionSubject(fn, torch.zeros(1), batch=batch)
+    assert len(subject.baseline) == batch
+    seen.clear()
+    climbed = climb(subject, torch.arange(1.0, 10.0)[:, None])
+    assert (climbed.unexplained, len(climbed.arrivals)) == (0, 9)
+    there, again = torch.stack(seen).view(2, -1, batch)
+    for slot in range(batch):
+        one, other = (X[:, slot][X[:, slot] > 0] for X in (there, again))
+        assert sorted(one.tolist()) == sorted(other.tolist())
+        assert not (one == other).any()
 
 
 @pytest.mark.parametrize("scales", [(1e-3,), (1e-7, 1e-5, 1e-3)])

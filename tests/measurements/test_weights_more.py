@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.weight_rows import spectral
-from stabilitykit.measurements.weight_trends import FOLLOWED, depth_rows
+from stabilitykit.measurements.weight_trends import FOLLOWED, JUDGED, depth_rows, outlier_rows
 from stabilitykit.measurements.weights import _sentence
 
 
@@ -23,6 +24,27 @@ def test_a_statistic_that_is_unknown_in_one_block_has_no_trend():
     rows[0]["std"] = 1.0
     found = depth_rows(rows, 9, 0)
     assert {one["statistic"] for one in found} == set(FOLLOWED) - {"std"}
+
+
+@pytest.mark.parametrize("value", [0.1, -0.1])
+def test_a_block_that_is_equal_to_equal_ones_up_to_rounding_does_not_stand_apart(value):
+    """Three tenths added up and divided by three are no tenth; a millionth more is another value."""
+    assert np.full(6, value).mean() != value
+    rows = [{"weight": "W", "layer": k, "name": f"{k}.W", **dict.fromkeys(JUDGED, value)} for k in range(7)]
+    assert outlier_rows(rows, 0.01) == []
+    rows[3]["kurtosis"] *= 1 + 1e-6
+    (row,) = outlier_rows(rows, 0.01)
+    assert (row["layer"], row["statistic"], row["t"], row["p"]) == (3, "kurtosis", math.copysign(math.inf, value), 0)
+
+
+def test_the_largest_norm_of_a_stack_is_that_of_its_largest_matrix_in_either_order():
+    """The least stable rank is that of the other, of which one value is far above the rest."""
+    stack = torch.diag_embed(torch.tensor([[4.0, 3.0, 2.0], [1.0, 1e-3, 1e-3]]))
+    for tensor in (stack, stack.flip(0)):
+        for how in ("norm", "all"):
+            found = spectral(tensor, how)
+            assert found["spectral_norm"] == pytest.approx(4, rel=1e-3)
+            assert found["stable_rank"] == pytest.approx(1, rel=1e-3)
 
 
 def test_the_least_singular_value_is_the_last_of_them():
