@@ -52,6 +52,27 @@ def test_the_least_singular_value_is_the_last_of_them():
     assert (found["spectral_norm"], found["least_singular"], found["condition"]) == pytest.approx((4, 2, 2))
 
 
+def test_a_weight_that_is_not_finite_is_kept_by_no_narrower_dtype():
+    """Nothing is known of its elements: they are counted, and none of them is held exactly or the largest of all."""
+    names = ("max_abs", "max_over_rms", "kurtosis", "spectral_norm", "condition")
+    whole = {
+        "name": "W",
+        "layer": 0,
+        "weight": "W",
+        "dims": 2,
+        "params": 6,
+        "not_finite": 0,
+        **dict.fromkeys(names, 2.0),
+    }
+    whole |= {"exact_bfloat16": 1.0, "exact_float16": 0.5, "overflow_float16": 3, "underflow_bfloat16": 2}
+    broken = {"name": "B", "layer": 1, "weight": "W", "dims": 2, "params": 2, "not_finite": 1}
+    values = sk.WeightStatistics()._values([{**broken, **dict.fromkeys(names, math.nan)}, whole])
+    assert (values["exact_bfloat16"], values["exact_float16"]) == (0.75, 0.375)
+    assert (values["not_finite"], values["overflow_float16"], values["underflow_bfloat16"]) == (1, 3, 2)
+    assert (values["tensors"], values["parameters"]) == (2, 8)
+    assert [values[name].value for name in names] == [2.0] * 5
+
+
 def test_one_block_may_be_decomposed_and_none_may_not():
     assert sk.WeightStatistics(spectra_blocks=1).spectra_blocks == 1
     with pytest.raises(sk.UsageError, match="looks at none"):
