@@ -98,6 +98,11 @@ def test_many_outliers_are_counted_and_the_furthest_named():
     result = asked(with_head(plant), tokens=3)
     assert value(result, "outliers") == 15
     assert {row["component"] for row in rows(result, "column")} == set(range(3, 15))
+    z = {row["component"]: row["robust_z"] for row in rows(result, "basis")}
+    furthest = ", ".join(f"{j} ({z[j]:.0f})" for j in range(14, 8, -1))
+    assert f"15 of 64 columns of the head are outliers by their length, in deviations from the median: {furthest}." in (
+        result.sentence
+    )
 
 
 def test_bounds_below_one_and_a_single_token_can_be_asked_for():

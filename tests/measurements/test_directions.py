@@ -146,6 +146,24 @@ def test_a_function_at_another_point_is_another_map():
     assert int(singular_vectors(there, 1)[0].argmax()) == 0
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_kept_triplets_that_still_hold_cost_a_product_each_way(factor):
+    """Also those of a map that is zero, whose residuals are as small as they may be."""
+    subject = FunctionSubject(lambda X: factor * X, torch.ones(6, dtype=torch.float64))
+    kept = triplet_store.triplets_of(subject, 2)
+    again = triplet_store.held(subject, subject.linear_map(), 2)
+    assert again.products == 2 * 2 < kept.products
+    assert again.sigma.tolist() == pytest.approx([factor, factor])
+
+
+def test_kept_triplets_of_a_map_that_has_changed_since_are_not_handed_out():
+    gains = [2.0]
+    subject = FunctionSubject(lambda X: gains[0] * X, torch.ones(6, dtype=torch.float64))
+    triplet_store.triplets_of(subject, 2)
+    gains[0] = 3.0
+    assert triplet_store.held(subject, subject.linear_map(), 2).sigma.tolist() == pytest.approx([3, 3])
+
+
 def test_vectors_of_functions_are_forgotten_with_them():
     before = len(triplet_store._of_functions)
     subject = linear(1.0, 2.0, 3.0, 4.0)

@@ -129,11 +129,11 @@ def test_the_reproducer_can_fail(tiny, tmp_path):
 
 
 def test_what_is_written_is_enough(tiny, tmp_path):
-    """Both inputs to the bit, the prefix, the ids, and what the bits depend on."""
+    """Into a folder made for it: both inputs to the bit, the prefix, the ids, and what the bits depend on."""
     loaded, folder = tiny
     subject = sk.CausalLMSubject(loaded, PROMPT, path="decode")
     pair = sk.flip_pair(subject)
-    stored = pair.save(tmp_path, model=str(folder)).with_suffix(".safetensors")
+    stored = pair.save(tmp_path / "new" / "inside", model=str(folder)).with_suffix(".safetensors")
     tensors = load_file(stored)
     assert bits_equal(tensors["low"], pair.low)
     assert bits_equal(tensors["high"], pair.high)

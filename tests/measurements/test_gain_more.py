@@ -1,11 +1,14 @@
 """What a gain's grid of steps is stated to cost, its moves by one float, and what its sentence is about."""
 
+import math
+
 import pytest
 import torch
 
 import stabilitykit as sk
 from stabilitykit.measurements.gain import MOVES
 from stabilitykit.measurements.gain_cells import Effects, ulp_moves
+from stabilitykit.measurements.responses import angle
 from stabilitykit.numerics.bits import ordered
 from stabilitykit.subjects.noise import BATCHES
 from stabilitykit.subjects.precision import SELF_TEST
@@ -52,6 +55,15 @@ def test_without_true_float64_a_deviation_of_three_times_the_largest_effect_of_a
     found = Effects(one, one + torch.tensor([0.0, off]), one, None, [{}], {})
     assert found.regime(0, 0.125, 0.5) == regime
     assert found.columns(0, 0.125, 0.5)["deviation"] == off
+
+
+def test_a_vector_without_length_is_at_no_angle():
+    x, nothing = torch.tensor([3.0, 4.0]), torch.zeros(2)
+    for pair in ((x, nothing), (nothing, x), (nothing, nothing)):
+        assert math.isnan(angle(*pair))
+    assert angle(x, 2 * x) == 0
+    assert angle(x, -x) == pytest.approx(math.pi)
+    assert angle(x, torch.tensor([-4.0, 3.0])) == pytest.approx(math.pi / 2)
 
 
 def test_every_coordinate_moves_by_one_float_up_or_down():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.head_trends import ORDERS, order_rows
+from stabilitykit.measurements.head_trends import ORDERS, STATISTICS, TRENDS, layer_rows, order_rows, trend_rows
 
 HEADS, KEYS, WIDTH, HIDDEN = 4, 2, 16, 64
 
@@ -209,6 +209,22 @@ def test_a_folder_gives_the_same_rows(loaded, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     from_files = sk.measure(sk.HeadSpectra(null_draws=8, shuffles=199), sk.Checkpoint(tmp_path), progress=False)
     assert from_files.rows == asked(loaded).rows
+
+
+def test_a_single_head_is_the_mean_of_its_layer_and_has_its_null():
+    head = {"layer": 0, "matrix": "q", "null_s1": 3.0, **dict.fromkeys(STATISTICS, 2.0)}
+    (row,) = layer_rows([head])
+    assert (row["heads"], row["null_s1"], *(row[name] for name in STATISTICS)) == (1, 3.0, *[2.0] * len(STATISTICS))
+
+
+@pytest.mark.parametrize(("sharing", "orders"), [(1, 24), (2, 8), (4, 24)])
+def test_heads_that_share_keys_are_shuffled_as_one(sharing, orders):
+    """Of the orders that four rising heads may take, they and their reverse are as far from chance."""
+    heads = [{"layer": 0, "matrix": "q", "kv_head": k // sharing, "top10": float(k), "least10": 1.0} for k in range(4)]
+    layers = [{"layer": 0, "matrix": "q", **dict.fromkeys(TRENDS, 1.0)}]
+    (row,) = trend_rows(heads, layers, 1999, 0)
+    assert (row["along"], row["values"], row["spearman"]) == ("heads of layer 0", 4, pytest.approx(1))
+    assert row["p"] == pytest.approx(2 / orders, rel=0.2)
 
 
 def test_an_order_is_counted_over_the_layers_that_have_all_four_matrices():

@@ -9,7 +9,7 @@ import torch
 from oracles.planted_maps import PLANE, SPAN, X0, line
 
 from stabilitykit.errors import UsageError
-from stabilitykit.measurements.landscape import Landscape
+from stabilitykit.measurements.landscape import Landscape, noise_of
 from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.measurements.map_readings import MapReading
 from stabilitykit.measurements.measure import measure
@@ -47,6 +47,24 @@ def test_the_noise_of_a_gap_is_from_the_smallest_to_the_largest_of_all_evaluatio
     logits = [torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.0], [2.5, 0.0]])]
     subject = SimpleNamespace(finite=lambda Z: Z, equivalents=lambda: [("batch", Z) for Z in logits])
     assert LogitGap(subject, (0, 1)).noise == 2.0
+
+
+@pytest.mark.parametrize(("inputs", "said"), [(25, False), (24, True)])
+def test_a_grid_is_finer_than_floats_where_less_than_a_quarter_of_its_cells_have_their_own(inputs, said):
+    found = SimpleNamespace(D=np.zeros((10, 10)), third=np.zeros((10, 10), dtype=bool), unrepeated=0, repeated=0)
+    limits = MapReading(range(inputs), found, None, 0.0, 0.0, 199, 0)._limits()
+    assert limits == (
+        f" Only {inputs} of 100 cells have inputs of their own: the grid is finer than floats are." if said else ""
+    )
+
+
+def test_the_least_noise_is_a_unit_of_the_larger_logit_of_the_pair_in_the_first_slot():
+    """Also of a subject of one slot; the other slot and the third token have far larger logits."""
+    for slots in ([[1.0, 4.0, 1e9]], [[1.0, 4.0, 1e9], [1e6, 1e6, 1e9]]):
+        gap = SimpleNamespace(subject=SimpleNamespace(baseline=torch.tensor(slots)), pair=(0, 1), noise=0.0)
+        assert noise_of(SimpleNamespace(gap=gap)) == 2.0**-21
+        gap.noise = 0.5
+        assert noise_of(SimpleNamespace(gap=gap)) == 0.5
 
 
 def test_the_shuffled_reference_crosses_as_often_as_its_classes_do():

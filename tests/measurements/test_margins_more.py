@@ -145,6 +145,18 @@ def test_each_extreme_is_that_of_the_row_it_names():
     assert len({row["forecast"] for row in tokens}) == 4
 
 
+def test_a_token_that_one_way_changes_has_flipped():
+    """In the readings as in the sentence: of three tokens one was changed by one way and one by two."""
+    risk = {"prompt": "p", "forecast": 0.0, "low": 0.0, "high": 0.0, "at_risk": False}
+    margins = {"margin": 1.0, "margin_ulp": 8.0, "margin_over_noise": 4.0}
+    token = {**risk, **margins, "position": 0, "tied": 1, "token_id": 4, "wide_token_id": None}
+    tokens = [{**token, "seen": seen} for seen in (0, 1, 2)]
+    one = SimpleNamespace(bits=("a", "b", "b"), distinct=(0, 1))
+    values = sk.Margins(["p"])._values([risk], tokens, SimpleNamespace(scale=0.5, freedom=3.0), [one])
+    assert (values["flips_seen"], values["ways"], values["distinct_ways"]) == (2, 3, 2)
+    assert "here 2 tokens flipped" in _sentence([risk], tokens, 0.05)
+
+
 def test_ids_are_as_long_as_they_are():
     """Also beside a tokenizer, which reads texts: two tokens more, said one by one and then read in pieces of one."""
     asked = sk.Margins([[1, 2, 3], "four"], 2, ways=[Way("prefill", chunk=1)])

@@ -89,6 +89,24 @@ def test_accuracy_is_that_of_exact_sums(monkeypatch):
         assert found[operator.name]["correct"] == float(ulp == 0)
 
 
+def test_the_worst_operation_is_read_and_named(monkeypatch):
+    """Whatever its place in the list; one without a number is worse than any."""
+    exp, coarse = (
+        Operator(name, "elementwise", ((64,),), fn)
+        for name, fn in (("exp", torch.exp), ("coarse", lambda x: x.to(torch.bfloat16).to(x.dtype).exp()))
+    )
+    for chosen in ((exp, coarse), (coarse, exp)):
+        only(monkeypatch, *chosen)
+        result = measure(OperatorProbe(chain=(1, 4)), Machine())
+        for name in ("max_ulp", "max_scaled_ulp"):
+            assert result.readings[name].value == max(row[name] for row in result.rows) > 1000
+            assert result.readings[name].place == {"op": "coarse"}
+    rows = [{"operator": "a", "max_ulp": 3.0, "max_scaled_ulp": 3.0, "differing_runs": 0}]
+    rows.append({"operator": "b", "max_ulp": np.nan, "max_scaled_ulp": 4.0, "differing_runs": 0})
+    values = QUICK._values(rows, rows, [])
+    assert [values[name].place["op"] for name in ("max_ulp", "max_scaled_ulp")] == ["b", "b"]
+
+
 def test_a_coarse_operation_is_far_from_the_truth(monkeypatch):
     coarse = Operator("coarse", "elementwise", ((64,),), lambda x: x.to(torch.bfloat16).to(x.dtype).exp())
     only(monkeypatch, coarse, Operator("exp", "elementwise", ((64,),), torch.exp))

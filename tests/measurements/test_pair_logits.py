@@ -96,6 +96,15 @@ def test_what_bounds_the_other_tokens_is_the_first_row_and_its_own_state(toys):
     assert read(torch.stack([far, far])).third.tolist() == [True, True]
 
 
+def test_a_row_that_another_token_leads_is_seen_beside_one_that_the_pair_leads_by_far(toys):
+    """In either order: the pair has 200 in one row, and nothing against 20 in the other."""
+    gap = planted(toys, [100.0, 0.0], [90.0, 0.0], [0.0, 20.0])
+    X = torch.stack([2 * gap.subject.x0, torch.eye(8)[1]])
+    _, read = narrowed(gap, gap.subject.x0.repeat(2, 1))
+    assert read(X).third.tolist() == [False, True]
+    assert read(X.flip(0)).third.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(("behind", "products"), [(2.0**-22, 1), (2.0**-16, 0)])
 def test_a_lead_within_rounding_is_none(toys, behind, products):
     """The third token is behind by 2 eps, and by 128: less and more than the 20 that a sum of 8 products may be off."""

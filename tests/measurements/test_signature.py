@@ -206,6 +206,28 @@ def test_other_files_are_refused(tmp_path):
         sk.read_signature(tmp_path / "none.json")
 
 
+def test_a_file_is_read_up_to_16_mebibytes(tmp_path):
+    """Room for a hidden size of more than a million; a byte more is not even looked at."""
+    path = tmp_path / "signature.json"
+    about = {"model": "m", "weights": "w", "corpus": "c", "hidden_size": 1, "layers": 1, "long_vectors": 1}
+    one = base64.b64encode(np.ones(1).tobytes()).decode()
+    text = json.dumps({"format": FORMAT, "version": VERSION, **about, "tau": 1.0, "coherence": None, "direction": one})
+    path.write_text(text.ljust(2**24))
+    assert sk.read_signature(path).model == "m"
+    path.write_text(text.ljust(2**24 + 1))
+    with pytest.raises(sk.UnreadableError, match="is no signature"):
+        sk.read_signature(path)
+
+
+@pytest.mark.parametrize("tau", [0, 0.0, -0.5, float("inf"), float("nan")])
+def test_a_length_from_which_tokens_are_long_is_a_positive_number(tau):
+    for kind in (sk.Signature, sk.SingularDefects):
+        with pytest.raises(sk.UsageError, match=f"tau={tau!r} is no norm; give a positive number, or None"):
+            kind(["a"], tau=tau)
+        assert kind(["a"], tau=0.5).tau == 0.5
+        assert kind(["a"], tau=None).tau is None
+
+
 def test_a_version_that_is_not_known_is_told_in_at_most_60_characters(tmp_path):
     path = tmp_path / "signature.json"
     path.write_text(json.dumps({"format": FORMAT, "version": "x" * 99}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabilitykit.measurements.staircase import Staircase, _agreed
-from stabilitykit.measurements.stairs import on_grid
+from stabilitykit.measurements.stairs import climb, on_grid
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
 
@@ -35,6 +35,27 @@ def test_a_grid_is_stated_to_cost_what_a_list_with_one_more_input_does():
         subject = FunctionSubject(lambda X: X, X0, batch=batch)
         assert Staircase(AXIS, step=1.0, n=8).cost(subject) == Staircase(AXIS, n=9).cost(subject)
         assert Staircase(AXIS, n=9).cost(subject).backwards == 9
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4])
+def test_the_second_time_every_slot_meets_each_of_its_inputs_at_another_time(batch):
+    """What depends on when it is computed is then seen: no input is run twice in the same place."""
+    seen = []
+
+    def fn(X):
+        seen.append(X.clone())
+        return X
+
+    subject = FunctionSubject(fn, torch.zeros(1), batch=batch)
+    assert len(subject.baseline) == batch
+    seen.clear()
+    climbed = climb(subject, torch.arange(1.0, 10.0)[:, None])
+    assert (climbed.unexplained, len(climbed.arrivals)) == (0, 9)
+    there, again = torch.stack(seen).view(2, -1, batch)
+    for slot in range(batch):
+        one, other = (X[:, slot][X[:, slot] > 0] for X in (there, again))
+        assert sorted(one.tolist()) == sorted(other.tolist())
+        assert not (one == other).any()
 
 
 @pytest.mark.parametrize("scales", [(1e-3,), (1e-7, 1e-5, 1e-3)])

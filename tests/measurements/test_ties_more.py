@@ -51,6 +51,16 @@ def test_a_flip_is_narrowed_to_a_ninth_twice_wherever_it_lies_between_two_steps(
     assert found.flip_eps - found.last_same == pytest.approx((2**-1.5 - 2**-2) / 81, rel=1e-9)
 
 
+@pytest.mark.parametrize(("at", "inputs"), [(33.0, 15), (0.2501, 15 + 2 * 8), (31.5, 15 + 2 * 8)])
+def test_going_outward_takes_two_steps_an_octave_and_eight_inputs_for_each_narrowing(at, inputs):
+    """Nothing is narrowed where no token changed; where one did, no more are run than is stated."""
+    one = torch.ones(1, dtype=torch.float64)
+    subject = sk.FunctionSubject(lambda X: torch.cat([X, X * 0 + 1 - at], 1), one)
+    before = len(subject.baseline), subject.counter.forwards
+    outward(subject, (0, 1), ("down", -one, -1.0), at, 1.0)
+    assert subject.counter.forwards - before[1] == inputs <= TRIED == 31
+
+
 def test_two_logits_have_no_third():
     seen = read(torch.ones(1), torch.tensor([2.0, 1.0]), (0, 1), "start")
     assert seen.other == (-1, -math.inf)

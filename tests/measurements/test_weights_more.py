@@ -51,6 +51,27 @@ def test_a_block_apart_from_equal_ones_stands_infinitely_far_out_whatever_their_
     assert outlier_rows([{**plain, "layer": k, "kurtosis": same} for k in range(6)], 0.01) == []
 
 
+@pytest.mark.parametrize("value", [0.1, -0.1])
+def test_a_block_that_is_equal_to_equal_ones_up_to_rounding_does_not_stand_apart(value):
+    """Three tenths added up and divided by three are no tenth; a millionth more is another value."""
+    assert np.full(6, value).mean() != value
+    rows = [{"weight": "W", "layer": k, "name": f"{k}.W", **dict.fromkeys(JUDGED, value)} for k in range(7)]
+    assert outlier_rows(rows, 0.01) == []
+    rows[3]["kurtosis"] *= 1 + 1e-6
+    (row,) = outlier_rows(rows, 0.01)
+    assert (row["layer"], row["statistic"], row["t"], row["p"]) == (3, "kurtosis", math.copysign(math.inf, value), 0)
+
+
+def test_the_largest_norm_of_a_stack_is_that_of_its_largest_matrix_in_either_order():
+    """The least stable rank is that of the other, of which one value is far above the rest."""
+    stack = torch.diag_embed(torch.tensor([[4.0, 3.0, 2.0], [1.0, 1e-3, 1e-3]]))
+    for tensor in (stack, stack.flip(0)):
+        for how in ("norm", "all"):
+            found = spectral(tensor, how)
+            assert found["spectral_norm"] == pytest.approx(4, rel=1e-3)
+            assert found["stable_rank"] == pytest.approx(1, rel=1e-3)
+
+
 def test_the_least_singular_value_is_the_last_of_them():
     found = spectral(torch.diag(torch.tensor([4.0, 3.0, 2.0])), "all")
     assert (found["spectral_norm"], found["least_singular"], found["condition"]) == pytest.approx((4, 2, 2))
@@ -68,6 +89,27 @@ def test_what_a_cast_loses_is_counted_in_the_weights_that_are_finite(tmp_path):
         cast, name = plain.to(dtype), str(dtype).removeprefix("torch.")
         assert result.readings[f"overflow_{name}"].value == int(cast.isinf().sum()) > 0
         assert result.readings[f"underflow_{name}"].value == int((cast == 0).sum()) > 0
+
+
+def test_a_weight_that_is_not_finite_is_kept_by_no_narrower_dtype():
+    """Nothing is known of its elements: they are counted, and none of them is held exactly or the largest of all."""
+    names = ("max_abs", "max_over_rms", "kurtosis", "spectral_norm", "condition")
+    whole = {
+        "name": "W",
+        "layer": 0,
+        "weight": "W",
+        "dims": 2,
+        "params": 6,
+        "not_finite": 0,
+        **dict.fromkeys(names, 2.0),
+    }
+    whole |= {"exact_bfloat16": 1.0, "exact_float16": 0.5, "overflow_float16": 3, "underflow_bfloat16": 2}
+    broken = {"name": "B", "layer": 1, "weight": "W", "dims": 2, "params": 2, "not_finite": 1}
+    values = sk.WeightStatistics()._values([{**broken, **dict.fromkeys(names, math.nan)}, whole])
+    assert (values["exact_bfloat16"], values["exact_float16"]) == (0.75, 0.375)
+    assert (values["not_finite"], values["overflow_float16"], values["underflow_bfloat16"]) == (1, 3, 2)
+    assert (values["tensors"], values["parameters"]) == (2, 8)
+    assert [values[name].value for name in names] == [2.0] * 5
 
 
 def test_one_block_may_be_decomposed_and_none_may_not():
