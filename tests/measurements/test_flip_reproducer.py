@@ -34,6 +34,17 @@ def test_a_model_with_other_weights_is_not_taken_for_the_one_that_flipped(tmp_pa
         flip_reproducer.load(str(tmp_path), {**found, "weights": "0" * 64})
 
 
+def test_weights_are_told_by_their_names_and_not_by_the_order_in_which_a_model_has_them():
+    ordered, other = torch.nn.Module(), torch.nn.Module()
+    for model, names in ((ordered, "ab"), (other, "ba")):
+        for name in names:
+            model.register_parameter(name, torch.nn.Parameter(torch.tensor([float(ord(name))])))
+    assert [name for name, _ in other.named_parameters()] == ["b", "a"]
+    assert flip_reproducer.weight_digest(ordered) == flip_reproducer.weight_digest(other)
+    other.a, other.b = other.b, other.a
+    assert flip_reproducer.weight_digest(ordered) != flip_reproducer.weight_digest(other)
+
+
 def test_it_ends_with_0_where_it_reproduces_and_with_1_where_not(tmp_path, monkeypatch, capsys):
     loaded = sk.load("tiny")
     loaded.model.save_pretrained(tmp_path / "model")

@@ -1,12 +1,13 @@
 """What a staircase says of the scales at which single steps were tried, and what its grids hold and cost."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from stabilitykit.measurements.staircase import Staircase, _agreed
-from stabilitykit.measurements.stairs import on_grid
+from stabilitykit.measurements.stairs import climb, on_grid
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
 
@@ -35,6 +36,17 @@ def test_a_grid_is_stated_to_cost_what_a_list_with_one_more_input_does():
         subject = FunctionSubject(lambda X: X, X0, batch=batch)
         assert Staircase(AXIS, step=1.0, n=8).cost(subject) == Staircase(AXIS, n=9).cost(subject)
         assert Staircase(AXIS, n=9).cost(subject).backwards == 9
+
+
+@pytest.mark.parametrize(("batch", "rounds"), [(1, 5), (2, 3)])
+def test_the_second_walk_meets_each_tread_at_another_time(batch, rounds):
+    """A function that answers otherwise once a walk, always at the same time, does so to two treads of each slot."""
+    calls = itertools.count()
+    subject = FunctionSubject(lambda X: X + (next(calls) % rounds == 0), X0, batch=batch)
+    treads = Lattice(X0, AXIS).at(torch.arange(4, dtype=torch.float64) * FLOAT)
+    assert subject.baseline.shape == (batch, 4)
+    assert climb(subject, treads).unexplained == 2 * batch
+    assert next(calls) >= 2 * rounds
 
 
 @pytest.mark.parametrize("scales", [(1e-3,), (1e-7, 1e-5, 1e-3)])
