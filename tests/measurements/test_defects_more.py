@@ -92,15 +92,16 @@ def test_a_direction_is_at_most_at_a_right_angle_to_the_true_one(s2, residual, d
     assert row["direction_bound_deg"] == pytest.approx(degrees)
 
 
-def test_each_way_runs_every_token_once_in_batches_of_64():
+@pytest.mark.parametrize(("tokens", "batches"), [(64, 1), (65, 2)])
+def test_each_way_runs_every_token_once_in_batches_of_64(tokens, batches):
     """No token explodes beyond this tau, so none is confirmed in the whole model."""
     blocks = ResidualBlocks(defective())
     block, v1 = blocks.block(EXPLODES), torch.eye(64, dtype=torch.float64)[READ]
     counter = blocks.loaded.counter
     before = (counter.screened, counter.calls, counter.forwards)
-    assert len(pathway_rows(blocks, block, v1, torch.arange(65), [66], 1e9, 0)) == 65
+    assert len(pathway_rows(blocks, block, v1, torch.arange(tokens), [66], 1e9, 0)) == tokens
     after = (counter.screened, counter.calls, counter.forwards)
-    assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * tokens, len(WAYS) * batches, 0]
 
 
 def test_the_coefficient_of_a_token_is_its_own_also_behind_another():

@@ -228,21 +228,6 @@ def test_an_order_is_counted_over_the_layers_that_have_all_four_matrices():
     assert order_rows(layers[8:]) == []
 
 
-@pytest.mark.parametrize(
-    ("least10", "beyond"), [({"q": 1, "k": 2, "v": 3, "o": 4}, 1), ({"q": 4, "k": 3, "v": 2, "o": 1}, 0)]
-)
-def test_q_and_k_are_said_to_have_less_of_the_evenness_and_more_of_the_rest(least10, beyond):
-    """One layer in which Q and K lie above V and O in all other statistics."""
-    above = {"q": 4.0, "k": 3.0, "v": 2.0, "o": 1.0}
-    layers = [
-        {"layer": 0, "matrix": m, **dict.fromkeys(ORDERS, above[m]), "least10": float(least10[m])} for m in "qkvo"
-    ]
-    for row in order_rows(layers):
-        is_least = row["statistic"] == "least10"
-        assert (row["layers"], row["of"]) == (beyond if is_least else 1, 1)
-        assert row["sense"] == ("below" if is_least else "above")
-
-
 def test_spectra_of_several_lengths_are_filled_up_to_the_longest():
     padded = _padded([np.array([3.0, 2.0]), np.array([4.0, 2.0, 1.0]), np.array([5.0])])
     assert np.array_equal(padded, [[3, 2, math.nan], [4, 2, 1], [5, math.nan, math.nan]], equal_nan=True)
