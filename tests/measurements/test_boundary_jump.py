@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 
 from stabilitykit.errors import UsageError
 from stabilitykit.measurements.boundary import FirstChange, StabilityFan
-from stabilitykit.measurements.boundary_jump import BoundaryJump
+from stabilitykit.measurements.boundary_jump import BoundaryJump, _light
 from stabilitykit.measurements.measure import measure
 from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
@@ -90,6 +91,15 @@ def test_a_jump_far_above_the_noise_is_not_called_noise():
     assert value(result, "jump_over_noise") == 200
     assert "The jump is 200 times the noise floor. " in f"{result.sentence} "
     assert "re-rolls" not in result.sentence
+
+
+@pytest.mark.parametrize(("times", "alike"), [(0.0999, False), (0.1, True), (10.0, True), (10.1, False)])
+def test_a_jump_of_a_tenth_to_ten_times_the_noise_is_called_noise(times, alike):
+    numbers = {"noise_floor": 1.0, "median_jump": times, "step_spread": 4.0, "jump_spread": 2.0}
+    said = _light({name: SimpleNamespace(value=number) for name, number in numbers.items()})
+    told = f"The jump is {times:g} times the noise floor"
+    assert said.startswith(f"{told}; the steps differ by a factor of 4, the jumps by 2." if alike else f"{told}.")
+    assert ("re-rolls the rounding" in said) == alike
 
 
 def test_spread_and_correlation_are_those_of_the_rows():

@@ -1,6 +1,7 @@
 """Long tokens at the bounds of what counts, a defect that points the other way, rounding to zero, what is run."""
 
 import contextlib
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -91,15 +92,16 @@ def test_a_direction_is_at_most_at_a_right_angle_to_the_true_one(s2, residual, d
     assert row["direction_bound_deg"] == pytest.approx(degrees)
 
 
-def test_each_way_runs_every_token_once_in_batches_of_64():
+@pytest.mark.parametrize(("tokens", "batches"), [(64, 1), (65, 2)])
+def test_each_way_runs_every_token_once_in_batches_of_64(tokens, batches):
     """No token explodes beyond this tau, so none is confirmed in the whole model."""
     blocks = ResidualBlocks(defective())
     block, v1 = blocks.block(EXPLODES), torch.eye(64, dtype=torch.float64)[READ]
     counter = blocks.loaded.counter
     before = (counter.screened, counter.calls, counter.forwards)
-    assert len(pathway_rows(blocks, block, v1, torch.arange(65), [66], 1e9, 0)) == 65
+    assert len(pathway_rows(blocks, block, v1, torch.arange(tokens), [66], 1e9, 0)) == tokens
     after = (counter.screened, counter.calls, counter.forwards)
-    assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * 65, len(WAYS) * 2, 0]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [len(WAYS) * tokens, len(WAYS) * batches, 0]
 
 
 def test_the_coefficient_of_a_token_is_its_own_also_behind_another():
@@ -139,6 +141,19 @@ def test_an_activation_of_half_a_step_becomes_zero():
     row = projection_row(block, X, found, {})
     assert on_grid(X)[1:].tolist() == [[0, 2], [0, 0], [4, 2]]
     assert row["zeroed"] == 0.5
+
+
+def test_the_row_of_a_projection_tells_long_tokens_from_ordinary_ones():
+    """On the grid of even numbers, by hand; the weights are on theirs."""
+    long, *ordinary = [254.0, 3.0, 0.0], [1.0, 7.0, 0.0], [4.0, -5.0, 0.0], [2.0, 6.5, 0.0]
+    X = torch.tensor([ordinary[0], long, *ordinary[1:]], dtype=torch.float64)
+    block = SimpleNamespace(down=torch.eye(3, dtype=torch.float64), number=2)
+    row = projection_row(block, X, SimpleNamespace(tracks=torch.tensor([False, True, False, False])), {2: "explodes"})
+    assert (row["block"], row["keep"], row["role"]) == (2, True, "explodes")
+    assert row["error"] == pytest.approx(1 / math.hypot(4, 5))
+    assert row["error_of_long"] == pytest.approx(1 / math.hypot(254, 3))
+    assert row["zeroed"] == pytest.approx(4 / 9)
+    assert (row["largest"], row["typical"]) == (254, 2)
 
 
 def test_the_bar_is_full_when_every_block_was_looked_at(monkeypatch):

@@ -56,6 +56,16 @@ def test_a_model_flips_between_neighbours(path, batch, dtype):
     is_minimal(sk.flip_pair(subject))
 
 
+def test_a_pair_gives_the_logits_of_both_sides_by_forwards_of_its_own():
+    subject = sk.CausalLMSubject(sk.load("tiny"), PROMPT, batch=2, site="logits")
+    pair = sk.flip_pair(subject)
+    before = subject.counter.forwards
+    outputs = pair.outputs()
+    assert subject.counter.forwards - before == 2 * subject.batch
+    assert bits_equal(outputs, torch.cat([subject.at(x).baseline[:1] for x in (pair.low, pair.high)]))
+    assert tuple(outputs.argmax(dim=1).tolist()) == pair.tokens
+
+
 def test_what_never_flips_is_refused():
     """Both tokens tie, and a bump keeps the first one ahead everywhere else."""
     subject = sk.FunctionSubject(

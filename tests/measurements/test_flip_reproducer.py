@@ -53,6 +53,17 @@ def test_every_weight_is_moved_to_an_address_divisible_by_64_wherever_it_lay(mon
     assert kept == [address % 64 == 0 for address in lain]
 
 
+def test_weights_are_told_by_their_names_and_not_by_the_order_in_which_a_model_has_them():
+    ordered, other = torch.nn.Module(), torch.nn.Module()
+    for model, names in ((ordered, "ab"), (other, "ba")):
+        for name in names:
+            model.register_parameter(name, torch.nn.Parameter(torch.tensor([float(ord(name))])))
+    assert [name for name, _ in other.named_parameters()] == ["b", "a"]
+    assert flip_reproducer.weight_digest(ordered) == flip_reproducer.weight_digest(other)
+    other.a, other.b = other.b, other.a
+    assert flip_reproducer.weight_digest(ordered) != flip_reproducer.weight_digest(other)
+
+
 def test_it_ends_with_0_where_it_reproduces_and_with_1_where_not(tmp_path, monkeypatch, capsys):
     loaded = sk.load("tiny")
     loaded.model.save_pretrained(tmp_path / "model")

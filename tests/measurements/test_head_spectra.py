@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
+from stabilitykit.measurements.head_spectra import _padded
 from stabilitykit.measurements.head_trends import ORDERS, STATISTICS, TRENDS, layer_rows, order_rows, trend_rows
 
 HEADS, KEYS, WIDTH, HIDDEN = 4, 2, 16, 64
@@ -241,6 +242,11 @@ def test_an_order_is_counted_over_the_layers_that_have_all_four_matrices():
     assert found["least10", "q"] == (0, 2, "below")
     assert found["least10", "k"] == (0, 2, "below")
     assert order_rows(layers[8:]) == []
+
+
+def test_spectra_of_several_lengths_are_filled_up_to_the_longest():
+    padded = _padded([np.array([3.0, 2.0]), np.array([4.0, 2.0, 1.0]), np.array([5.0])])
+    assert np.array_equal(padded, [[3, 2, math.nan], [4, 2, 1], [5, math.nan, math.nan]], equal_nan=True)
 
 
 @pytest.mark.model

@@ -11,7 +11,7 @@ import stabilitykit as sk
 from stabilitykit.errors import UnsupportedError, UsageError
 from stabilitykit.measurements import operator_probe
 from stabilitykit.measurements.measure import measure
-from stabilitykit.measurements.operator_probe import OperatorProbe, probe
+from stabilitykit.measurements.operator_probe import OperatorProbe, identity, probe
 from stabilitykit.report.figures import figures
 from stabilitykit.subjects import operators
 from stabilitykit.subjects.operators import OPERATORS, Machine, Operator, chain
@@ -175,6 +175,12 @@ def test_the_probe_alone_is_that_of_the_measurement():
     machine = Machine(torch.bfloat16, "cpu")
     measured = OperatorProbe(repeats=1).measure(machine).subject["probe"]
     assert probe(torch.bfloat16, "cpu", torch.get_num_threads()) == measured
+
+
+def test_the_identity_is_12_digits_over_names_and_digests_in_order():
+    rows = [{"operator": "exp", "digest": "ab"}, {"operator": "sin", "digest": "cd"}]
+    assert identity(rows) == hashlib.sha256(b"exp ab\nsin cd").hexdigest()[:12]
+    assert len({identity(rows), identity(rows[::-1]), identity(rows[:1]), identity([])}) == 4
 
 
 def test_the_sentence_bounds_the_rate_of_all_repetitions_and_of_each_operations():

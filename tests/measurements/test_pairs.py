@@ -8,6 +8,7 @@ import torch
 import stabilitykit as sk
 from stabilitykit.errors import InvalidError, UnsupportedError, UsageError
 from stabilitykit.measurements.layer_profile import STILL
+from stabilitykit.measurements.site_changes import EXACT
 
 AXIS = torch.eye(8, dtype=torch.float64)[2]
 ONES = torch.ones(8, dtype=torch.float64) / math.sqrt(8)
@@ -43,6 +44,17 @@ def test_equal_inputs_are_run_once_and_unmoved_ones_not_at_all(toys):
             assert {name: row[name] for name in STILL} == pytest.approx(STILL, nan_ok=True)
             assert math.isnan(row["alignment"])
     assert before.sentence == result.noise
+
+
+def test_an_input_that_did_not_move_changes_no_number_and_turns_nothing(toys):
+    asked = sk.LayerProfile(direction=AXIS, epsilons=(2.0**-30,), unit="abs", signs=(1,), oracle=False)
+    rows = sk.measure(asked, toys.subject([toys.Times(2.0)])).rows
+    assert [row["input"] for row in rows] == [-1] * len(rows)
+    for row in rows:
+        known = {name: row[name] for name in STILL if not math.isnan(row[name])}
+        assert set(STILL) - set(known) == {"gain_realised", *EXACT}
+        assert known.pop("cosine") == 1
+        assert set(known.values()) == {0}
 
 
 def test_unchanged_outputs_are_counted_by_distinct_inputs(toys):

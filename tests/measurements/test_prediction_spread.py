@@ -1,6 +1,7 @@
 """PredictionSpread on toys whose last state and head are planted, and on tiny models, against plain softmax."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.special import softmax
 from torch import nn
 
 import stabilitykit as sk
+from stabilitykit.measurements.spread_rows import top_rows
 
 V, H = 16, 8
 
@@ -133,6 +135,16 @@ def test_counts_are_those_of_brute_force():
     assert value(result, "k_stay") == (below[-1] + 1 if below else 1)
     assert value(result, "line_margin") <= min(abs(P[k] - 0.9 * P[64]) for k in range(1, 65)) + 1e-12
     assert result.arrays["curve"][0] == pytest.approx(P, rel=1e-9)
+
+
+def test_equal_logits_come_by_id():
+    """Of 300 logits of two values, which a sort that keeps no order mixes, as many as there are."""
+    logits = torch.tensor([[0.25 * (token % 3 == 1) for token in range(300)]])
+    states = SimpleNamespace(logits=logits, ids=[5], place=lambda row: {"position": row})
+    told = list(top_rows(sk.load("tiny"), states, 301))
+    ones, others = ([token for token in range(300) if (token % 3 == 1) == one] for one in (True, False))
+    assert [row["token_id"] for row in told] == ones + others
+    assert [row["rank"] for row in told] == list(range(1, 301))
 
 
 def test_the_probabilities_of_all_tokens_sum_to_one():

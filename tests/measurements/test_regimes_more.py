@@ -11,7 +11,7 @@ from stabilitykit.errors import UsageError
 from stabilitykit.measurements.measure import measure
 from stabilitykit.measurements.ray import Boundary
 from stabilitykit.measurements.regimes import Regimes, _nearest
-from stabilitykit.measurements.scan import Plan, _edge, beyond_tangent, scan
+from stabilitykit.measurements.scan import Plan, _edge, _truth, beyond_tangent, scan
 from stabilitykit.numerics.lattice import Lattice
 from stabilitykit.subjects.function_subject import FunctionSubject
 
@@ -29,6 +29,17 @@ def test_each_step_where_curvature_shows_costs_a_row_more():
     subject = FunctionSubject(lambda X: X, X0)
     far, near = (Regimes(AXIS, decades=decades, points=3, unit="abs").cost(subject) for decades in ((3, 5), (-13, -11)))
     assert far.forwards - near.forwards == 6
+
+
+def test_the_tangent_is_left_on_the_side_that_the_ray_goes_to():
+    """The true function is a line that gets twice as steep 0.25 ahead, or behind: of a step s there 1 - 0.25 / s."""
+    x0, steps = torch.zeros(1, dtype=torch.float64), np.array([0.125, 0.25, 0.5, 1.0])
+    for side, left in ((1, 0.25 * 2), (-1, math.inf)):
+        twin = FunctionSubject(lambda X, side=side: X + (side * X - 0.25).clamp(min=0), x0)
+        lattice = Lattice(x0, torch.ones(1, dtype=torch.float64))
+        true, end = _truth(twin, lattice, lattice.at(torch.from_numpy(steps)), steps, 0.5)
+        assert true[:, 0].tolist() == pytest.approx(steps + np.maximum(side * steps - 0.25, 0))
+        assert end == left
 
 
 def test_a_ray_that_changes_nothing_does_not_speak_for_the_others():

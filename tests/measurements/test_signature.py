@@ -86,6 +86,17 @@ def test_other_texts_hardly_turn_it_and_a_sentence_says_by_how_much(model):
     assert both.readings["corpus_angle"].value == pytest.approx(between, rel=1e-6)
 
 
+def test_models_share_a_defect_up_to_20_degrees(model):
+    """The sentence of any two models, at the angle itself and at the next float beyond it."""
+    asked = sk.Signature(TEXTS, against=model)
+    values = {"dominant_share": 0.75, "dominant_coordinate": 3, "shared_coordinates": 12}
+    same, apart = (asked._said({**values, "angle": angle}) for angle in (20.0, math.nextafter(20.0, 21.0)))
+    assert same.endswith(
+        ", 20 degrees from those of defective: the same defect (12 of the 20 largest coordinates are shared)."
+    )
+    assert apart == same.replace("the same defect", "not the same defect")
+
+
 def test_shared_coordinates_are_counted_by_hand(model):
     stranger = elsewhere()
     found = sk.measure(sk.Signature(TEXTS, against=stranger), model, progress=False)

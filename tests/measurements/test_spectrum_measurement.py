@@ -132,6 +132,18 @@ def test_a_map_that_changed_under_its_name_is_computed_anew():
     assert measure(SingularSpectrum(k=2), subject).arrays["sigma"] == pytest.approx([20, 8])
 
 
+def test_a_change_within_the_tolerance_of_the_largest_value_is_not_computed_anew():
+    """It is far beyond that of the smallest one; told are the vectors that were kept, with their residual of now."""
+    J = torch.diag(torch.tensor([9.0, 8.0, 1e-6], dtype=torch.float64))
+    subject = FunctionSubject(lambda X: X @ J.T, torch.ones(3, dtype=torch.float64))
+    first = measure(SingularSpectrum(k="all"), subject)
+    J.diagonal()[0] += 2.0**-16
+    again = measure(SingularSpectrum(k="all"), subject)
+    assert (again.execution.tangents, again.execution.backwards) == (3, 3)
+    assert again.arrays["sigma"].tolist() == first.arrays["sigma"].tolist()
+    assert again.arrays["residual"] == pytest.approx([2.0**-16, 0, 0], abs=1e-12)
+
+
 def test_a_budget_that_ends_too_early_is_said():
     generator = torch.Generator().manual_seed(1)
     J = torch.randn(40, 40, generator=generator, dtype=torch.float64)

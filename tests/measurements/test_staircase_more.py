@@ -1,5 +1,6 @@
 """What a staircase says of the scales at which single steps were tried, and what its grids hold and cost."""
 
+import itertools
 import math
 
 import pytest
@@ -56,6 +57,17 @@ def test_the_second_time_every_slot_meets_each_of_its_inputs_at_another_time(bat
         one, other = (X[:, slot][X[:, slot] > 0] for X in (there, again))
         assert sorted(one.tolist()) == sorted(other.tolist())
         assert not (one == other).any()
+
+
+@pytest.mark.parametrize(("batch", "rounds"), [(1, 5), (2, 3)])
+def test_the_second_walk_meets_each_tread_at_another_time(batch, rounds):
+    """A function that answers otherwise once a walk, always at the same time, does so to two treads of each slot."""
+    calls = itertools.count()
+    subject = FunctionSubject(lambda X: X + (next(calls) % rounds == 0), X0, batch=batch)
+    treads = Lattice(X0, AXIS).at(torch.arange(4, dtype=torch.float64) * FLOAT)
+    assert subject.baseline.shape == (batch, 4)
+    assert climb(subject, treads).unexplained == 2 * batch
+    assert next(calls) >= 2 * rounds
 
 
 @pytest.mark.parametrize("scales", [(1e-3,), (1e-7, 1e-5, 1e-3)])

@@ -62,6 +62,12 @@ def test_the_ends_of_both_rules(errors, settled, departed):
     assert departs(steps, np.array(errors), LEVEL) == departed
 
 
+def test_of_several_rows_each_departs_by_itself():
+    """As many rows as steps: one is never beyond the level, the others from the first and the last step on."""
+    errors = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert departs(np.tile([1.0, 2.0, 4.0], (3, 1)), errors, LEVEL).tolist() == [math.inf, 1.0, 2.0]
+
+
 def test_between_two_points_the_crossing_lies_on_their_line():
     steps = np.array([1.0, 100.0])
     assert settles(steps, np.array([1.0, 0.01]), LEVEL) == pytest.approx(10)

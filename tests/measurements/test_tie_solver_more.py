@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import stabilitykit as sk
-from stabilitykit.measurements.tie_solver import tie_point
+from stabilitykit.measurements.tie_solver import GRADIENTS, tie_point
 
 
 def test_where_no_input_on_the_way_ties_those_a_ulp_beside_it_are_tried():
@@ -20,6 +20,19 @@ def test_where_no_input_on_the_way_ties_those_a_ulp_beside_it_are_tried():
     assert tie.gap == 0
     assert float(tie.x[1]) == up
     assert tie.trace[-1]["kind"] == "around"
+
+
+def test_a_flat_crossing_takes_every_gradient_that_may_be_taken_and_no_more():
+    """Towards the root of x^3 a step goes a third of the way; the last gradient is kept for what follows the steps."""
+
+    def flat(X):
+        return torch.cat([X**3 + 1000, torch.full_like(X, 1000.0)], 1)
+
+    subject = sk.FunctionSubject(flat, torch.tensor([3.0]))
+    tie = tie_point(subject)
+    assert tie.gap_ulp <= 2
+    assert tie.backwards == GRADIENTS
+    assert [row["kind"] for row in tie.trace].count("newton") == GRADIENTS - 1
 
 
 def test_a_search_ends_after_40_batches_with_what_it_has_found():

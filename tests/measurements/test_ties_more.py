@@ -170,6 +170,24 @@ def test_going_outward_ends_at_32_times_the_radius(at, seen):
     assert found.token == int(seen)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_going_outward_asks_no_input_twice_and_no_more_than_stated(batch):
+    """But for the copies of x0 that fill a batch."""
+    seen = []
+
+    def line(X):
+        seen.extend(X[:, 0].tolist())
+        return torch.cat([X, X * 0 + 0.6875], 1)
+
+    one = torch.ones(1, dtype=torch.float64)
+    subject = sk.FunctionSubject(line, one, batch=batch)
+    assert subject.baseline.tolist() == [[1.0, 0.6875]] * batch
+    seen.clear()
+    outward(subject, (0, 1), ("down", -one, -1.0), 0.3125, 1.0)
+    asked = [x for x in seen if x != 1]
+    assert len(set(asked)) == len(asked) <= TRIED
+
+
 def test_a_true_gap_that_is_unknown_somewhere_has_no_number_of_sign_changes():
     plain = {"label": "d", "pair": (0, 1), "slope": 1.0, "ulp": 0.5, "walked": (1.0, 1.0)}
     known = np.array([-1.0, 1.0, 2.0])
@@ -186,6 +204,16 @@ def test_the_sentence_of_a_scan_says_what_true_float64_does_or_why_there_is_none
     refused = scanned([unknown], pair, ("a", "b"), "no twin")
     assert refused.endswith(" of the logit. There is no true float64: no twin.")
     assert scanned([unknown], pair, ("a", "b"), "").endswith(" of the logit.")
+
+
+def test_of_several_lines_the_sentence_tells_the_nearest_flip_and_the_widest_chatter():
+    lines = [SimpleNamespace(row=lambda: dict(ROW))]
+    lines += [SimpleNamespace(row=lambda: {**ROW, "flip_eps": 0.125, "sign_changes": 5, "chatter_ulp": 1.0})]
+    lines += [SimpleNamespace(row=lambda: {**ROW, "flip_eps": math.inf, "sign_changes": 0, "chatter_ulp": 7.0})]
+    for given in (lines, lines[::-1]):
+        told = scanned(given, SimpleNamespace(coordinate=3, step=0.5), ("a", "b"), "")
+        assert "Along 3 lines through the tie the token flips from a step of 0.125 on, and the order " in told
+        assert "of the two logits changes 5 times, within 7 ULP of the logit; true float64 " in told
 
 
 def test_a_scan_of_what_takes_no_float64_says_why_it_has_no_true_signs():
