@@ -67,19 +67,20 @@ def _key(*parts: Any) -> str:
 
 
 def _ground(subject: Subject, at: str | Tensor, pair: Pair | None, plane: Directions, rule: str) -> Ground:
-    reader = reading(subject)
+    reader, tie = reading(subject), None
     said: dict[str, Any] = {}
     if isinstance(at, Tensor):
-        x, chosen = at, pair_of(reader.at(at, proved=False), pair)
+        x = at
     elif at == "tie":
         tie = tie_of(seeking(subject), pair)
-        x, chosen = tie.x.to(subject.x0), tie.pair
+        x = tie.x.to(subject.x0)
         said = {"tie_distance": tie.distance, "tie_gap_ulp": tie.gap_ulp}
     else:
-        x, chosen = subject.x0, pair_of(reader, pair)
-    there = subject.at(x, proved=False)
+        x = subject.x0
+    there, read = subject.at(x, proved=False), reader.at(x, proved=False)
     directions, labels = resolve(within(plane, there), there)
-    return grounded(there, reader.at(x, proved=False), directions, labels, chosen, rule, said)
+    chosen = tie.pair if tie else pair_of(read, pair)
+    return grounded(there, read, directions, labels, chosen, rule, said)
 
 
 def grounded(
