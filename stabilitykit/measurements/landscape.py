@@ -106,8 +106,9 @@ class Landscape(Measurement):
         """Return what finding the middle and the directions costs, products counted as backwards."""
         tied = not isinstance(self.at, Tensor) and self.at == "tie"
         rows = min(subject.batch, TIE_BATCH)
-        tie = Cost(forwards=(BATCHES_TO_A_TIE + 1) * rows, backwards=GRADIENTS) if tied else Cost()
-        return tie + Cost(backwards=products_of(self.plane, subject))
+        tie = Cost(forwards=(BATCHES_TO_A_TIE + 1) * rows, backwards=GRADIENTS)
+        middle = tie if tied else Cost(forwards=subject.batch + 1)
+        return middle + Cost(backwards=products_of(self.plane, subject))
 
     def find(self, subject: Subject) -> Finding:
         """Walk to the tie, run the plane around it, and set it against the line that calculus predicts."""

@@ -13,14 +13,28 @@ from stabilitykit.measurements.landscape import Landscape, noise_of
 from stabilitykit.measurements.logit_gap import LogitGap
 from stabilitykit.measurements.map_readings import MapReading
 from stabilitykit.measurements.measure import measure
+from stabilitykit.subjects.causal_lm import CausalLMSubject
 from stabilitykit.subjects.function_subject import FunctionSubject
+from stabilitykit.subjects.models import load
 
 
 def test_walking_to_the_tie_costs_40_batches_of_the_search_and_a_baseline():
+    """Elsewhere the middle costs its own baseline, and a row for the prompt's prefix."""
     for batch, rows in ((1, 1), (4, 4), (16, 8)):
         subject = FunctionSubject(line, X0, batch=batch)
         tie, prompt = (Landscape(PLANE, at=at).ground_cost(subject) for at in ("tie", "prompt"))
-        assert tie.forwards - prompt.forwards == 41 * rows
+        assert (tie.forwards, prompt.forwards) == (41 * rows, batch + 1)
+
+
+@pytest.mark.parametrize("path", ["prefill", "decode"])
+@pytest.mark.parametrize("batch", [1, 4, 16])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_map_around_a_given_input_or_the_prompt_takes_no_more_than_stated(path, batch, moved):
+    subject = CausalLMSubject(load("tiny"), "The capital", path=path, batch=batch, site="logits")
+    asked = Landscape(n=5, at=subject.x0 * 1.01 if moved else "prompt")
+    stated = asked.cost(subject)
+    took = measure(asked, subject, progress=False).execution
+    assert (took.forwards <= stated.forwards, took.backwards <= stated.backwards) == (True, True)
 
 
 def test_the_gap_that_is_told_is_that_of_the_first_slot():
