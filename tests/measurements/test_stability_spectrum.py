@@ -103,7 +103,12 @@ def test_correlations_are_those_of_scipy(floats):
     ranks = [stats.rankdata(sample) for sample in (radius, sigma, lattice)]
     design = np.stack([np.ones(2 * H), ranks[2]], axis=1)
     left = [rank - design @ np.linalg.lstsq(design, rank, rcond=None)[0] for rank in ranks[:2]]
-    assert value(result, "partial_sigma") == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-9)
+    partial = result.readings["partial_sigma"]
+    assert partial.value == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-9)
+    # What is held fixed costs one more of the vectors.
+    half = 1.959963984540054 * math.sqrt((1 + partial.value**2 / 2) / (H - 4))
+    ends = [math.tanh(math.atanh(partial.value) + sign * half) for sign in (-1, 1)]
+    assert [partial.low, partial.high] == pytest.approx(ends)
 
 
 def test_a_planted_relation_is_said_and_its_opposite_too():

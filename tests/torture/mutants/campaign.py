@@ -180,7 +180,9 @@ def run(
         tests = reach.tests(mutant)
         shown = list(dict.fromkeys([*journal.likely(mutant, tests), *reach.quickest(tests, each)]))
         here.send((mutant, shown))
-        outcome = here.recv() or _imported(ground, reach, mutant, shown)
+        outcome = here.recv()
+        if outcome is None or (outcome.verdict == "survived" and math.isinf(each)):  # an import may have run it before
+            outcome = _imported(ground, reach, mutant, shown)
         if outcome.by in reach.seconds and outcome.by not in proven:
             here.send((None, shown[: shown.index(outcome.by) + 1]))
             if (without := here.recv()).verdict != "survived":
