@@ -267,7 +267,8 @@ def test_what_survives_on_record_is_little_and_has_a_reason():
     whole = json.loads((RECORDS / "mutants.json").read_text(encoding="utf-8"))
     rooms = {room["room"]: room for room in whole["rooms"]}
     assert set(rooms) == {ground.room for ground in GROUNDS.values()}
-    assert rooms["stabilitykit/numerics"]["run"] >= 500
+    assert rooms["stabilitykit/numerics"]["run"] == rooms["stabilitykit/numerics"]["mutants"]
+    assert rooms["stabilitykit/measurements"]["run"] >= 2000
     for room in rooms.values():
         killed = sum(room[verdict] for verdict in KILLED)
         assert room["run"] == killed + len(room["survivors"])

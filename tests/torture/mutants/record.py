@@ -29,7 +29,8 @@ def counted(ground: Ground, journal: Journal) -> dict[str, Any]:
         (place for place, mutant in enumerate(order) if not _is_settled(mutant, outcomes, known)), len(order)
     )
     run = {mutant: outcomes[mutant.name] for mutant in order[:settled]}
-    beyond = [outcomes[mutant.name].verdict in KILLED for mutant in order[settled:] if mutant.name in outcomes]
+    beyond = [outcomes[mutant.name].verdict for mutant in order[settled:] if mutant.name in outcomes]
+    slain = sum(verdict in KILLED for verdict in beyond)
     survivors = [mutant for mutant, outcome in run.items() if outcome.verdict not in KILLED]
     verdicts = Counter(outcome.verdict for outcome in run.values())
     inside = [outcome.verdict in KILLED for mutant, outcome in run.items() if mutant.inside]
@@ -41,7 +42,12 @@ def counted(ground: Ground, journal: Journal) -> dict[str, Any]:
         "equivalent": sum(known.get(mutant.place, "").startswith("equivalent") for mutant in survivors),
         "inside": {"mutants": sum(one.inside for one in order), "run": len(inside), "killed": sum(inside)},
         "least": _least(sum(inside), len(inside)),
-        "beyond": {"run": len(beyond), "killed": sum(beyond), "least": _least(sum(beyond), len(beyond))},
+        "beyond": {
+            "run": len(beyond),
+            "killed": slain,
+            "open": beyond.count("open"),
+            "least": _least(slain, len(beyond)),
+        },
         "files": _by_file(order, run),
         "survivors": [
             {"name": mutant.name, "place": mutant.place, "reason": known.get(mutant.place, "")}
@@ -136,10 +142,12 @@ def _sentence(room: Mapping[str, Any]) -> str:
 def _beyond(later: Mapping[str, Any]) -> str:
     if not later["run"]:
         return ""
+    rest = later["run"] - later["killed"]
+    quick = f", {later['open']} of them shown only the quickest second of their tests" if later["open"] else ""
     return (
-        f" Of {later['run']:,} that were drawn after them, for none of whose survivors a test was written yet, what "
-        f"killed their neighbours and the quickest second of their tests killed {later['killed']:,} "
-        f"({later['killed'] / later['run']:.1%}; at least {later['least']:.1%} of all)."
+        f" Of {later['run']:,} that were drawn after them, for none of whose survivors a test was written or a reason "
+        f"sought yet, {later['killed']:,} were killed ({later['killed'] / later['run']:.1%}; at least "
+        f"{later['least']:.1%} of all), and {rest} survived{quick}."
     )
 
 
