@@ -216,12 +216,13 @@ def test_a_bin_is_the_power_of_two_nearest_to_an_eighth():
     assert Census.of(torch.full((3,), 5.5)).histogram()[0] == 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_what_was_prepared_is_answered_without_another_look(dtype):
-    """Nothing is left of the numbers when they are asked for, only what one pass kept of them."""
+    """Nothing is left of the numbers when they are asked for, only what one pass kept; of 16 bits their counts."""
     x = drawn(dtype, 5000)
     wide, census, bounds = x.double().numpy().copy(), Census.of(x), [0.25, 1e-2]
-    census.prepare(PERCENTS, bounds)
+    if dtype.itemsize > 2:
+        census.prepare(PERCENTS, bounds)
     x.fill_(math.nan)
     assert census.at_least(bounds) == [int((np.abs(wide) >= bound).sum()) for bound in bounds]
     np.testing.assert_allclose(census.percentiles(PERCENTS), np.percentile(np.abs(wide), PERCENTS), rtol=1e-14)
@@ -263,19 +264,6 @@ def test_zeros_are_prepared_also_where_neither_the_median_nor_a_percentile_is_on
     census.prepare([99], [2.5])
     x.fill_(math.nan)
     assert (census.zeros, census.signs()) == (3, (6, 1))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sixteen_bits_are_answered_from_their_counts(dtype):
-    """A pattern is the number itself: nothing is left of the numbers when they are asked for."""
-    x = drawn(dtype, 5000)
-    wide, census, bounds = x.double().numpy().copy(), Census.of(x), [0.25, 1e-2]
-    x.fill_(math.nan)
-    assert census.at_least(bounds) == [int((np.abs(wide) >= bound).sum()) for bound in bounds]
-    np.testing.assert_allclose(census.percentiles(PERCENTS), np.percentile(np.abs(wide), PERCENTS), rtol=1e-14)
-    assert census.median() == np.median(wide)
-    assert census.signs() == (int((wide > 0).sum()), int((wide < 0).sum()))
-    assert census.zeros == int((wide == 0).sum())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
