@@ -143,7 +143,7 @@ def _beyond(later: Mapping[str, Any]) -> str:
     if not later["run"]:
         return ""
     rest = later["run"] - later["killed"]
-    quick = f", {later['open']} of them shown only the quickest second of their tests" if later["open"] else ""
+    quick = f", {later['open']} of them shown only the quickest of their tests" if later["open"] else ""
     return (
         f" Of {later['run']:,} that were drawn after them, for none of whose survivors a test was written or a reason "
         f"sought yet, {later['killed']:,} were killed ({later['killed'] / later['run']:.1%}; at least "
