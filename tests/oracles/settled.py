@@ -93,11 +93,11 @@ def cells(result: Any) -> Cells:
     places = {f"place {name}": [json.dumps(one.place, default=str)] for name, one in result.readings.items()}
     words = {"verdict": [result.verdict], "sentence": [result.sentence], "words": [_NUMBER.sub("#", result.sentence)]}
     table = {f"row {name}": [_plain(row.get(name, "absent")) for row in rows] for name in columns}
-    whole = {f"column {name}": _column([row.get(name, "absent") for row in result.rows]) for name in columns}
+    cut = columns if count > ROWS else ()
+    whole = {f"column {name}": _column([row.get(name, "absent") for row in result.rows]) for name in cut}
     arrays = {f"array {name}": _summary(np.asarray(one)) for name, one in result.arrays.items()}
     about = {f"subject {name}": [_plain(value)] for name, value in result.subject.items()}
     said = {"noise": [result.noise], "worst": [json.dumps(result.worst, default=str)]}
-    whole = whole if count > ROWS else {}
     return {**readings, **places, **words, "rows": [count], **table, **whole, **arrays, **about, **said}
 
 
